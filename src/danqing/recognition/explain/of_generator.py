@@ -7,27 +7,29 @@ import torch
 from torch import Tensor
 
 from danqing.errors import ConfigError
-from danqing.families import alternatives
 from danqing.families.abilities import AttendsToWords, DrawsFromNoise
-from danqing.families.base import Condition, FamilyConfig, ReadsText
+from danqing.families.base import FamilyConfig, ReadsText
 from danqing.images import to_float, to_uint8
 from danqing.model.conditions import drawn_condition
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
-from danqing.randomness import normal
-from danqing.recognition.explain.directions import Draw, direction_of_score, strongest_directions, walk
+from danqing.recognition.explain.directions import Draw, direction_of_score, walk
 from danqing.recognition.explain.findings import Figure, Section
 from danqing.recognition.explain.heat import overlay
+from danqing.recognition.explain.model_directions import (
+    MOST_DIRECTIONS,
+    ModelDirections,
+    draw_of,
+    noise_of,
+)
 from danqing.recognition.explain.units import dissect, layers_with_maps, maps_of
 from danqing.requested import image_seeds
 from danqing.text.bpe import BytePairs
 
-DIRECTIONS, UNITS = 6, 8
+UNITS = 8
 _DISTANCES = (-3.0, -1.5, 0.0, 1.5, 3.0)
 _SHOWN = 2
 """Images that are moved along each direction."""
-_OBSERVED = 8
-"""Images whose derivatives are averaged."""
 _SCORED, _DISSECTED = 512, 128
 """Images that a classifier scores, and whose units are compared with masks."""
 _AT_ONCE = 64
@@ -36,9 +38,9 @@ _LEAST_EXPLAINED = 0.05
 
 def strongest(model: Model, seed: int) -> Section:
     """Show the directions along which images change most."""
-    draw = _draw(model, seed)
-    found, shares = strongest_directions(draw, _noise(model, seed, _OBSERVED, "directions"), DIRECTIONS)
-    rows, noise = [], _noise(model, seed, _SHOWN, "shown")
+    draw = draw_of(model, seed)
+    found, shares = ModelDirections(model, seed).find()
+    rows, noise = [], noise_of(model, seed, _SHOWN, "shown")
     for number, (direction, share) in enumerate(zip(found, shares.tolist(), strict=True), 1):
         rows += _walks(draw, noise, direction, f"direction {number}, {share:.0%} of all change")
     values = [
@@ -54,7 +56,7 @@ def strongest(model: Model, seed: int) -> Section:
 
 def labelled(model: Model, classifier: Recognizer, seed: int) -> Section:
     """Show the directions along which the logits of a classifier rise."""
-    draw, noise = _draw(model, seed), _noise(model, seed, _SCORED, "scored")
+    draw, noise = draw_of(model, seed), noise_of(model, seed, _SCORED, "scored")
     with torch.no_grad():
         logits = torch.cat(
             [classifier.logits(to_uint8(draw(part)).numpy()) for part in noise.split(_AT_ONCE)]
@@ -65,9 +67,9 @@ def labelled(model: Model, classifier: Recognizer, seed: int) -> Section:
         for column, name in enumerate(classifier.classes)
     ]
     found = sorted((each for each in found if each[2] > _LEAST_EXPLAINED), key=lambda each: -each[2])
-    shown = _noise(model, seed, _SHOWN, "shown")
+    shown = noise_of(model, seed, _SHOWN, "shown")
     rows = []
-    for name, direction, explained in found[:DIRECTIONS]:
+    for name, direction, explained in found[:MOST_DIRECTIONS]:
         rows += _walks(draw, shown, direction, f"{name}, explains {explained:.0%}")
     words = (
         "Along each direction the classifier's score of a label rises. The share says how much of the "
@@ -87,7 +89,7 @@ def labelled(model: Model, classifier: Recognizer, seed: int) -> Section:
 
 def units(model: Model, segmenter: Recognizer, layer: str | None, seed: int) -> Section:
     """Show the units of a layer that are active where a segmenter finds a class."""
-    draw, noise = _draw(model, seed), _noise(model, seed, _DISSECTED, "dissected")
+    draw, noise = draw_of(model, seed), noise_of(model, seed, _DISSECTED, "dissected")
     first = noise[:1]
     layers = layers_with_maps(model.family, lambda: draw(first))
     name = _chosen_layer(layers, layer)
@@ -97,7 +99,7 @@ def units(model: Model, segmenter: Recognizer, layer: str | None, seed: int) -> 
         maps, images = maps_of(module, functools.partial(draw, part))
         parts.append((maps, segmenter.masks(to_uint8(images).numpy())))
     found = dissect(parts, dict(enumerate(segmenter.classes)))
-    maps, images = maps_of(module, functools.partial(draw, _noise(model, seed, 4, "shown")))
+    maps, images = maps_of(module, functools.partial(draw, noise_of(model, seed, 4, "shown")))
     pixels, rows = to_uint8(images).numpy(), []
     for each in found[:UNITS]:
         caption, heats = f"unit {each.unit}: {each.name} {each.iou:.2f}", maps[:, each.unit].relu()
@@ -140,34 +142,6 @@ def words_over(model: Model, prompt: str, seed: int, count: int = 4) -> Section:
 def can_walk(model: Model) -> bool:
     """Return whether one vector of noise stands for an image of the model."""
     return isinstance(model.family, DrawsFromNoise)
-
-
-def _draw(model: Model, seed: int) -> Draw:
-    """Return the generator as a function of noise alone; what else it reads stays as seeds draw it."""
-    family = model.family
-    if not isinstance(family, DrawsFromNoise):
-        raise ConfigError(
-            "Directions and units need a model that draws an image from one vector of noise: use "
-            f"{alternatives(DrawsFromNoise)}."
-        )
-    condition = drawn_condition(family.config, [seed], None, None, None, None).to(model.device)
-
-    def draw(noise: Tensor) -> Tensor:
-        images: Tensor = family.from_noise(noise.to(model.device), _repeated(condition, len(noise)))
-        return images.clamp(-1, 1)
-
-    return draw
-
-
-def _repeated(condition: Condition, count: int) -> Condition:
-    return condition[[0] * count]
-
-
-def _noise(model: Model, seed: int, count: int, purpose: str) -> Tensor:
-    assert isinstance(model.family, DrawsFromNoise)
-    return normal(
-        image_seeds(count, seed, None), (model.family.noise_size,), purpose=purpose, device=model.device
-    )
 
 
 def _walks(draw: Draw, noise: Tensor, direction: Tensor, caption: str) -> list[list[Figure]]:

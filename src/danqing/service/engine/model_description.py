@@ -27,6 +27,7 @@ from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
 from danqing.options import Verb
 from danqing.recognition import index_files
+from danqing.recognition.explain.model_directions import direction_count
 from danqing.recognition.image_index import ImageIndex
 from danqing.service.engine import recognition
 from danqing.service.engine.offers import Offer
@@ -173,6 +174,7 @@ def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
         attributes=tuple(info["attributes"]),
         options={verb: model.options_of(verb) for verb, kind in verbs.items() if isinstance(family, kind)},
         guides=config.can_guide,
+        directions=direction_count(family) if "sample" in verbs else 0,
         steps=isinstance(family, PaintsInSteps),
         tokens=_tokens(family),
         prompt_tokens=info["text"]["length"] if info["text"] else 0,

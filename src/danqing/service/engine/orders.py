@@ -38,6 +38,7 @@ class ImageRow:
     Its pixels depend only on it and the options of its order.
 
     mix: seeds with their shares, as `randomness.SeedMix` takes them, instead of `seed`.
+    moves: directions of the model by their numbers, each with a distance.
     """
 
     seed: int
@@ -46,6 +47,7 @@ class ImageRow:
     negative_prompt: str | None = None
     attributes: Mapping[str, Any] | None = None
     mix: tuple[tuple[int, float], ...] = ()
+    moves: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
 from danqing.precision import choose_device
 from danqing.recognition import index_files
+from danqing.recognition.explain.model_directions import ModelDirections
 from danqing.recognition.image_index import ImageIndex
 from danqing.service.engine import edits, model_description, recognition
 from danqing.service.engine.adapters import Adapters
@@ -113,6 +114,7 @@ class TorchPainter:
         self._model, self._adapters = model, adapters
         self._adapted: OrderedDict[str, Model] = OrderedDict()
         """The model with adapters, by these and their weights; the least recently used first."""
+        self._directions: ModelDirections | None = None
 
     def chunk_of(self, batch: Batch) -> int:
         """Return how many rows of a batch are computed at once."""
@@ -132,13 +134,29 @@ class TorchPainter:
         if batch.whole is not None:
             return self._edited(model, batch, batch.whole, rows[0], watch)
         arguments: dict[str, Any] = conditions(model, rows, draws=batch.verb == "sample")
-        arguments |= {"seeds": [row.drawn_from for row in rows], "on_step": watch.on_step}
+        arguments |= {"seeds": self._seeds(rows, watch), "on_step": watch.on_step}
         if batch.verb == "sample":
             return model.sample(len(rows), **arguments, **batch.options).array
         images, masks = _given(model, batch, start, len(rows))
         if batch.verb == "fill":
             return model.fill(images, masks, **arguments, **batch.options).array
         return model.vary(images, **arguments, **batch.options).array
+
+    def _seeds(self, rows: Sequence[Row], watch: Watch) -> list[int]:
+        """Return what the noise of some rows is drawn from.
+
+        Directions are those of the model without adapters, whose noise is the same.
+        """
+        if any(row.moves for row in rows):
+            self._directions = self._directions or ModelDirections(self._model)
+            with _looking(watch):  # it takes a while, once
+                self._directions.find()
+        return [
+            self._directions.moved(row.drawn_from, dict(row.moves))
+            if self._directions is not None and row.moves
+            else row.drawn_from
+            for row in rows
+        ]
 
     def _with(self, wanted: str) -> Model:
         """Return the model with adapters, such as "cats:0.8,gold:0.4"."""

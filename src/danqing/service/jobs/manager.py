@@ -189,7 +189,8 @@ class JobManager:
             seed = (await self._planner.plan(checked, sent)).seed
         if sent is not None:
             body = await self._planner.embed(body, sent, held)
-        return {**body, "model": model, "seed": seed}, pictures
+        fixed = {} if body.get("mix") else {"seed": seed}  # a mix has seeds of its own
+        return {**body, "model": model, **fixed}, pictures
 
     async def _whole_recognition(
         self, endpoint: RecognitionEndpoint, body: Mapping[str, Any], caller: Caller, held: HeldBytes

@@ -252,6 +252,7 @@ class Planner:
                 negative_prompt=negative,
                 attributes=fields.attributes,
                 mixes=_mixes(fields, offer, n),
+                moves=_moves(fields, offer),
             ),
             verb=verb,
             options=options,
@@ -348,7 +349,12 @@ def _texts_to_follow(request: CheckedRequest) -> Iterator[str]:
 
 
 def drawn_seed(fields: schemas.Fields) -> int:
-    """Return the seed of a request, by default a random one."""
+    """Return the seed of a request, by default a random one.
+
+    That of a mix is the one with the largest share.
+    """
+    if isinstance(fields, schemas.Generation) and fields.mix:
+        return max(fields.mix, key=lambda one: one.share).seed
     return secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
 
 
@@ -401,6 +407,21 @@ def _mixes(fields: schemas.Fields, offer: Offer, n: int) -> list[tuple[tuple[int
     if not any(one.share for one in shared):
         raise invalid("A mix of seeds needs one with a share above 0.", "mix")
     return [tuple((derived_seed(one.seed, "image", k), one.share) for one in shared) for k in range(n)]
+
+
+def _moves(fields: schemas.Fields, offer: Offer) -> tuple[tuple[int, float], ...]:
+    """Return the directions along which pictures are moved; raises ApiError."""
+    asked = (fields.directions if isinstance(fields, schemas.Generation) else None) or []
+    numbers = [one.number for one in asked]
+    if len(set(numbers)) < len(numbers):
+        raise invalid("A direction has two distances: send each direction once.", "directions")
+    if numbers and not offer.directions:
+        message = f"{offer.name} has no directions: leave directions out."
+        raise invalid(message, "directions", "unsupported_parameter")
+    if numbers and max(numbers) > offer.directions:
+        message = f"{offer.name} has {offer.directions} directions: there is no direction {max(numbers)}."
+        raise invalid(message, "directions")
+    return tuple((one.number, one.distance) for one in asked if one.distance)
 
 
 def _output(
