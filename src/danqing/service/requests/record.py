@@ -22,8 +22,8 @@ _LEFT_OUT = {
 def record(endpoint: str, fields: schemas.Fields, offer: Offer, seed: int) -> dict[str, Any]:
     """Return the record of a checked request.
 
-    Its `request` has the fields, with the model's name and the seed, unless it mixes seeds; `title` is what it
-    shows, and `words` are others by which it is found.
+    Its `request` has the fields, with the model's name, and the seed unless it mixes several; `title` is what
+    it shows, and `words` are others by which it is found.
     """
     given = fields.model_dump(exclude_none=True, exclude=_LEFT_OUT)
     request = {**given, "model": offer.name}
