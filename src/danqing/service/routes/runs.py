@@ -213,7 +213,7 @@ async def sample(request: Request, caller: _Trainer, run_id: str, name: str) -> 
     },
 )
 async def nearest(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
-    """Find the images that a finished run was trained on and that look most like a picture.
+    """Find the training images of a finished run most like a picture.
 
     Pictures are compared by their coarse structure and colours, as the model saw them.
     """
