@@ -1,6 +1,7 @@
 """What a generator has learned: directions, units, and which words it looks at where."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
 from danqing.recognition.explain.directions import Draw, direction_of_score, walk
 from danqing.recognition.explain.findings import Figure, Section
-from danqing.recognition.explain.heat import overlay
+from danqing.recognition.explain.heat import Heat, overlay
 from danqing.recognition.explain.model_directions import (
     MOST_DIRECTIONS,
     ModelDirections,
@@ -114,29 +115,52 @@ def units(model: Model, segmenter: Recognizer, layer: str | None, seed: int) -> 
 
 def words_over(model: Model, prompt: str, seed: int, count: int = 4) -> Section:
     """Show where samples of a prompt attend to each of its words."""
-    family, config = model.family, model.family.config
-    if not isinstance(family, AttendsToWords) or not isinstance(config, ReadsText) or not config.reads_text:
-        raise ConfigError("This model reads no text: leave the prompt out.")
+    _reader(model)
     seeds = image_seeds(count, seed, None)
     samples = model.sample(count, prompt=prompt, seed=seed)
     images = to_float(torch.from_numpy(samples.array)).to(model.device)
-    condition = drawn_condition(config, seeds, None, prompt, None, None).to(model.device)
-    with torch.no_grad():
-        attention = family.word_attention(images, condition, seeds=seeds).cpu()
-    found = _words_of(config, prompt)
     rows = []
-    for row in range(count):
-        cells = [Figure(samples.array[row], "the sample")]
-        for word, tokens in found:
-            heat = attention[row, tokens].sum(0)
-            cells.append(Figure(overlay(samples.array[row], (heat - heat.min())), word))
-        rows.append(cells)
-    shares = {word: round(float(attention[:, tokens].sum(1).mean()), 6) for word, tokens in found}
+    found = word_heats(model, images, prompt, seeds)
+    for pixels, heats in zip(samples.array, found, strict=True):
+        figures = [Figure(overlay(pixels, heat.values), heat.name) for heat in heats]
+        rows.append([Figure(pixels, "the sample"), *figures])
+    means = [(each[0].name, sum(heat.share for heat in each) / count) for each in zip(*found, strict=True)]
+    shares = {word: round(share, 6) for word, share in means}
     text = (
         "Red is where the image attends to the word more than elsewhere, as a mean over all layers and "
         "heads. Attention says where a network looks, not what would change without the word."
     )
     return Section(f"Words of “{prompt}”", text, rows, {"attention": shares})
+
+
+def word_heats(model: Model, images: Tensor, prompt: str, seeds: Sequence[int]) -> list[list[Heat]]:
+    """Return where images of a prompt attend to each of its words, as a mean over layers and heads.
+
+    images: `[n, c, h, w]` in [-1, 1]. seeds: of noise that is added to them, where the family needs it.
+    Raises ConfigError for a model that reads no words.
+    """
+    family, words = _reader(model), _words_of(model.family.config, prompt)
+    condition = drawn_condition(model.family.config, seeds, None, prompt, None, None).to(model.device)
+    with torch.no_grad():
+        attention = family.word_attention(images, condition, seeds=seeds).cpu()
+    sums = [[(word, row[tokens].sum(0)) for word, tokens in words] for row in attention]
+    return [[Heat(word, float(heat.mean()), heat - heat.min()) for word, heat in row] for row in sums]
+
+
+def reads_words(model: Model) -> bool:
+    """Return whether `word_heats` shows the words of prompts over images."""
+    family, config = model.family, model.family.config
+    if not isinstance(family, AttendsToWords) or not isinstance(config, ReadsText) or not config.reads_text:
+        return False
+    return config.text_facts is not None and bool(config.text_facts.bpe)
+
+
+def _reader(model: Model) -> AttendsToWords:
+    """Return the family of a model that reads text; raises ConfigError."""
+    family, config = model.family, model.family.config
+    if not isinstance(family, AttendsToWords) or not config.reads_text:
+        raise ConfigError("This model reads no text: leave the prompt out.")
+    return family
 
 
 def can_walk(model: Model) -> bool:

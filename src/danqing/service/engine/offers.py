@@ -27,7 +27,7 @@ class Offer:
     directions: along how many directions of its noise pictures can be moved.
     steps: whether it has intermediate pictures.
     range: the (low, high) that become black and white in pictures of more than 8 bits, None for 8 bits.
-    recognizes: what a recognizer or an index does; empty for models that make pictures.
+    recognizes: what a recognizer or an index does; a model that makes pictures may attribute them to words.
     reads_text: whether a text may be embedded or searched for.
     calibrated: whether the probabilities of a classifier were calibrated.
     embedding_size: the length of its vectors. entries: the pictures in an index.

@@ -32,7 +32,7 @@ from danqing.precision import choose_device
 from danqing.recognition import index_files
 from danqing.recognition.explain.model_directions import ModelDirections
 from danqing.recognition.image_index import ImageIndex
-from danqing.service.engine import edits, model_description, recognition
+from danqing.service.engine import attributions, edits, model_description, recognition
 from danqing.service.engine.adapters import Adapters
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.orders import ADAPTERS, Finding, ModelUnavailableError, Painting, WholeImage
@@ -118,15 +118,20 @@ class TorchPainter:
 
     def chunk_of(self, batch: Batch) -> int:
         """Return how many rows of a batch are computed at once."""
-        return self._model.family.chunk if batch.whole is None else 1
+        return self._model.family.chunk if batch.whole is None and not batch.queries else 1
 
     def check_prompt(self, text: str, name: str) -> None:
         """Raise ConfigError for a prompt that is too long to read."""
         self._model.check_prompt(text, name)
 
-    def computed(self, batch: Batch, start: int, rows: Sequence[Row], watch: Watch) -> Painting:
-        """Return the pictures of some rows."""
+    def computed(
+        self, batch: Batch, start: int, rows: Sequence[Row], watch: Watch
+    ) -> Painting | list[Finding]:
+        """Return the pictures of some rows, or where pictures attend to words."""
         model = self._model
+        if batch.queries:
+            with _looking(watch):
+                return [attributions.of_words(model, batch.queries[start], rows[0].prompt or "")]
         if wanted := batch.options.get(ADAPTERS):
             model = self._with(str(wanted))
             others = {name: value for name, value in batch.options.items() if name != ADAPTERS}
@@ -219,7 +224,15 @@ class TorchFinder:
         """Return what is found for some rows."""
         queries = batch.queries[start : start + len(rows)]
         with _looking(watch):
+            if batch.verb == "attribute":
+                assert isinstance(self._model, Recognizer)
+                pairs = zip(queries, rows, strict=True)
+                return [attributions.of_label(self._model, query, _label_of(row)) for query, row in pairs]
             return recognition.recognize(self._model, batch.verb, queries, batch.options)
+
+
+def _label_of(row: Row) -> str | None:
+    return None if row.label is None else str(row.label)
 
 
 @contextmanager

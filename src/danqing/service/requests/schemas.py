@@ -6,7 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 Endpoint = Literal["generations", "edits", "variations"]
-RecognitionEndpoint = Literal["classifications", "detections", "segmentations", "embeddings", "search"]
+RecognitionEndpoint = Literal[
+    "classifications", "detections", "segmentations", "embeddings", "search", "attributions"
+]
 JobEndpoint = Literal[Endpoint, RecognitionEndpoint]
 
 _SEED_LIMIT = 2**63

@@ -18,7 +18,7 @@ export default {
     done: "{n} pictures of {what} are ready.", stopped: "Stopped.",
     codeTitle: "The same request in code", codeText: "Any client of the OpenAI images API works. This code sends the request in the form.", copy: "Copy", copied: "Copied",
     cardTitle: "About {model}", family: "Family", parameters: "Parameters", channels: "Channels", reads: "Reads", endpoints: "Can", options: "Options", labels: "Labels", whole: "The full model card",
-    generations: "generate", edits: "replace a part", variations: "vary a picture", none: "No model of this service can generate pictures at present. /docs lists what the others can do.",
+    generations: "generate", edits: "replace a part", variations: "vary a picture", attributions: "show where words act", none: "No model of this service can generate pictures at present. /docs lists what the others can do.",
   },
   zh: {
     title: "想看到什么图片？", lead: "模型运行在这台机器上，你输入的内容不会外传。",
@@ -39,6 +39,6 @@ export default {
     done: "已生成 {n} 张图片：{what}。", stopped: "已停止。",
     codeTitle: "用代码发送同样的请求", codeText: "任何支持 OpenAI 图像 API 的客户端都可以使用。以下代码会发送表单中的请求。", copy: "复制", copied: "已复制",
     cardTitle: "关于 {model}", family: "模型家族", parameters: "参数量", channels: "通道", reads: "输入", endpoints: "支持的操作", options: "选项", labels: "类别", whole: "完整的模型卡（英文）",
-    generations: "生成", edits: "局部重绘", variations: "生成变体", none: "目前没有可生成图像的模型。其他模型的功能见 /docs。",
+    generations: "生成", edits: "局部重绘", variations: "生成变体", attributions: "显示词语作用的位置", none: "目前没有可生成图像的模型。其他模型的功能见 /docs。",
   },
 };
