@@ -46,10 +46,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 PROMPT = "a red square"
 
 
-@pytest.fixture(scope="module")
-def folders(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("recognizers")
-    found = {name: models[name] for name in ("gan", "text")}
+def recognizers(folder: Path) -> dict[str, str]:
+    """Folders of a classifier and a segmenter that nobody trained."""
+    found = {}
     for name, config in CONFIGS.items():
         torch.manual_seed(0)
         learner = families.build_learner(families.parse_config({**config, **SHAPE}))
@@ -59,6 +58,12 @@ def folders(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
                 parameter.add_(0.2 * torch.randn_like(parameter))
         found[name] = str(Recognizer(learner, {}).save(folder / name))
     return found
+
+
+@pytest.fixture(scope="module")
+def folders(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    own = {name: models[name] for name in ("gan", "text")}
+    return own | recognizers(tmp_path_factory.mktemp("recognizers"))
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,8 @@ async def search(request: Request, caller: _Recognizer) -> Response:
 async def attribute(request: Request, caller: Annotated[Caller, Depends(any_key)]) -> Response:
     """Show which places of a picture count for a label.
 
-    Or where it attends to the words of its prompt. With a prompt the key needs the scope generate, otherwise recognize.
+    With a prompt, where it attends to each word; the key then needs the scope generate, otherwise
+    recognize.
     """
     return await _answer("attributions", request, caller)
 
