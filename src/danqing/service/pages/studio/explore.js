@@ -39,16 +39,14 @@ export function mount(container, context) {
   const cells = el("div", { class: "cells" }), sheetButton = el("button", { class: "button", type: "button", click: drawSheet });
   const cornerNode = (i) => el("div", { class: `corner corner-${i}` }, corners[i].image, corners[i].button);
   const desk = el("div", { class: "desk explore-desk" },
-    el("div", { class: "easel" },
-      el("div", { class: "panel square" }, cornerNode(0), cornerNode(1), el("div", { class: "middle" }, place), cornerNode(2), cornerNode(3)),
-      behind.node,
-      el("div", { class: "panel sheet-panel" }, sheetButton, cells)),
+    el("div", { class: "panel square" }, cornerNode(0), cornerNode(1), el("div", { class: "middle" }, place), cornerNode(2), cornerNode(3)),
     el("div", { class: "panel explore-side" },
       el("div", { class: "field" }, el("label", { for: "explore-model", "data-t": "explore.model" }), picker), reading,
       el("div", { class: "field" }, el("span", { class: "label", "data-t": "explore.pad" }), pad),
       el("div", { class: "field" }, el("label", { for: "explore-across", "data-t": "explore.across" }), across),
       el("div", { class: "field" }, el("label", { for: "explore-down", "data-t": "explore.down" }), down),
-      directions.node, shares, status, el("div", { class: "acts" }, edit, save, el("button", { class: "button small", type: "button", "data-t": "explore.all", click: () => reseed([0, 1, 2, 3]) }))));
+      directions.node, shares, status, el("div", { class: "acts" }, edit, save, el("button", { class: "button small", type: "button", "data-t": "explore.all", click: () => reseed([0, 1, 2, 3]) }))),
+    el("div", { class: "easel below" }, behind.node, el("div", { class: "panel sheet-panel" }, sheetButton, cells)));
   container.append(el("div", { class: "lead" }, el("h1", { "data-t": "explore.title" }), el("p", { "data-t": "explore.lead" })), trouble, desk);
 
   const able = () => context.models.filter((one) => one.available && one.endpoints.includes("generations") && one.runtime === "torch");

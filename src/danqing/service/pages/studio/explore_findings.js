@@ -54,7 +54,7 @@ export function findings(context, picture, asked) {
   async function showNearest(signal) {
     const { id } = run(), { data } = await (await post(`/v1/runs/${id}/nearest`, await form({ count: NEAREST }, signal), { signal })).json();
     const figures = data.map((one) => {
-      const distance = number(one.distance, { maximumFractionDigits: 1 });
+      const distance = number(one.distance, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
       return figure(`/v1/runs/${id}/images/${one.image}/thumbnail`, t("explore.trained", { name: one.source }), t("explore.distance", { name: one.label || one.caption || one.source, distance }));
     });
     return { figures, said: t("explore.nearestFound", { n: figures.length }) };
