@@ -84,12 +84,13 @@ class Nearest:
                 pass
 
     async def _of(self, folder: Path) -> _Known:
-        known = self._known.get(folder.name) or await asyncio.to_thread(_read, folder)
-        known = self._known.setdefault(folder.name, known)
+        if folder.name not in self._known:
+            known = await asyncio.to_thread(_read, folder)
+            self._known.setdefault(folder.name, known)
         self._known.move_to_end(folder.name)
         while len(self._known) > _MOST_RUNS:
             self._known.popitem(last=False)
-        return known
+        return self._known[folder.name]
 
     async def _rows(self, folder: Path, known: _Known, run: Run) -> Vectors:
         """Return the vectors of all images, and compute those that are missing."""
