@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
+if TYPE_CHECKING:  # imported where it is used: it would delay every command
+    from pydantic import ValidationError
 
 
 class DanqingError(Exception):
@@ -68,11 +70,13 @@ class TrustError(DanqingError):
     """Keys, signatures or marks that cannot be made, read or trusted."""
 
 
-def explain(error: ValidationError) -> str:
+def explain(error: "ValidationError") -> str:
     """Return the first mistakes that pydantic found, as one sentence.
 
     It has the names that the user wrote.
     """
+    from pydantic import BaseModel
+
     mistakes = []
     for mistake in error.errors()[:4]:
         where = ".".join(str(part) for part in mistake["loc"]) or "the configuration"

@@ -185,6 +185,8 @@ def test_a_budget_that_is_too_small_for_the_size_is_met_by_a_smaller_preset():
     )
     assert advice(64, at_32 // 8, 600).warning.endswith("Give more --minutes, or a smaller --size.")
     assert advice(64, at_32, 7200).warning.endswith("32x32 fits into this budget: --preset gan-32.")
+    started = resolve(preset="gan-64", images=1000).model_copy(update={"init": "runs/other"})
+    assert measured_runs.advise(started, 1000, 60).warning == ""
 
 
 def test_the_time_of_both_stages_is_compared_with_measured_runs():

@@ -118,47 +118,81 @@ def _options(
     pass
 
 
-app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
-app.add_typer(data.app)
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
-app.command("tune", epilog=tune.EXAMPLES)(tune.tune)
-app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("contest", epilog=contest.EXAMPLES)(contest.contest)
-app.command("judge", epilog=judge.EXAMPLES)(judge.judge)
-app.command("attack", epilog=attack.EXAMPLES)(attack.attack)
-app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
-app.command("ema", epilog=ema.EXAMPLES)(ema.ema)
-app.command("report", epilog=report.EXAMPLES)(report.report)
-app.command("sample", epilog=sample.EXAMPLES)(sample.sample)
-app.command("fill", epilog=fill.EXAMPLES)(fill.fill)
-app.command("vary", epilog=vary.EXAMPLES)(vary.vary)
-app.command("stylize", epilog=stylize.EXAMPLES)(stylize.stylize)
-app.command("translate", epilog=translate.EXAMPLES)(translate.translate)
-app.command("upscale", epilog=upscale.EXAMPLES)(upscale.upscale)
-app.command("enhance", epilog=enhance.EXAMPLES)(enhance.enhance)
-app.command("reconstruct", epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
-app.command("predict", epilog=predict.EXAMPLES)(predict.predict)
-app.command("index", epilog=index.EXAMPLES)(index.index)
-app.command("search", epilog=search.EXAMPLES)(search.search)
-app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
-app.command("sign", epilog=sign.EXAMPLES)(sign.sign)
-app.command("seal", epilog=seal.EXAMPLES)(seal.seal)
-app.command("unseal", epilog=seal.UNSEAL_EXAMPLES)(seal.unseal)
-app.command("export", epilog=export.EXAMPLES)(export.export)
-app.command("distill", epilog=distill.EXAMPLES)(distill.distill)
-app.command("shrink", epilog=shrink.EXAMPLES)(shrink.shrink)
-app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
-app.command("replicas", epilog=replicas.EXAMPLES)(replicas.replicas)
-app.add_typer(adapters.app)
-app.add_typer(filter.app)
-app.add_typer(keys.app)
-app.add_typer(audit.app)
-app.add_typer(authority.app)
-app.add_typer(cache.app)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command("show", epilog=show.EXAMPLES)(show.show)
-app.command("presets", epilog=presets.EXAMPLES)(presets.presets)
+def _add(panel: str, *parts: typer.Typer | tuple[Callable[..., None], str]) -> None:
+    """Add commands below a title of the help.
+
+    parts: groups of commands, or a command with its examples.
+    """
+    for part in parts:
+        if isinstance(part, typer.Typer):
+            app.add_typer(part, rich_help_panel=panel)
+        else:
+            function, examples = part
+            app.command(function.__name__, epilog=examples, rich_help_panel=panel)(function)
+
+
+_add(
+    "Start",
+    (demo.demo, demo.EXAMPLES),
+    (doctor.doctor, doctor.EXAMPLES),
+    (presets.presets, presets.EXAMPLES),
+    (show.show, show.EXAMPLES),
+)
+_add(
+    "Data and training",
+    data.app,
+    (train.train, train.EXAMPLES),
+    (compare.compare, compare.EXAMPLES),
+    (tune.tune, tune.EXAMPLES),
+    (distill.distill, distill.EXAMPLES),
+    (ema.ema, ema.EXAMPLES),
+    (report.report, report.EXAMPLES),
+    adapters.app,
+    cache.app,
+)
+_add(
+    "Generate and edit",
+    (sample.sample, sample.EXAMPLES),
+    (fill.fill, fill.EXAMPLES),
+    (vary.vary, vary.EXAMPLES),
+    (stylize.stylize, stylize.EXAMPLES),
+    (translate.translate, translate.EXAMPLES),
+    (upscale.upscale, upscale.EXAMPLES),
+    (enhance.enhance, enhance.EXAMPLES),
+    (reconstruct.reconstruct, reconstruct.EXAMPLES),
+)
+_add(
+    "Recognize and search",
+    (predict.predict, predict.EXAMPLES),
+    (index.index, index.EXAMPLES),
+    (search.search, search.EXAMPLES),
+)
+_add(
+    "Measure",
+    (evaluate.evaluate, evaluate.EXAMPLES),
+    (judge.judge, judge.EXAMPLES),
+    (contest.contest, contest.EXAMPLES),
+    (attack.attack, attack.EXAMPLES),
+    (explain.explain, explain.EXAMPLES),
+)
+_add(
+    "Export and serve",
+    (export.export, export.EXAMPLES),
+    (shrink.shrink, shrink.EXAMPLES),
+    (serve.serve, serve.EXAMPLES),
+    (replicas.replicas, replicas.EXAMPLES),
+    keys.app,
+    audit.app,
+)
+_add(
+    "Protect",
+    (verify.verify, verify.EXAMPLES),
+    (sign.sign, sign.EXAMPLES),
+    (seal.seal, seal.EXAMPLES),
+    (seal.unseal, seal.UNSEAL_EXAMPLES),
+    authority.app,
+    filter.app,
+)
 
 
 def whole_command() -> Any:

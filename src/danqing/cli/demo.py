@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from danqing import progress
-from danqing.cli import demo_page, output
+from danqing.cli import output
 from danqing.cli.arguments import MarksOption
 from danqing.cli.train import leave_if_interrupted, run_payload, run_text, train_with_bar
 from danqing.errors import ConfigError
@@ -100,6 +100,8 @@ def demo(
 
     The first images take seconds, the training about five minutes.
     """
+    from danqing.cli import demo_page
+
     own_marks = MarkSettings.of(marks)
     asks = not as_json and sys.stdin.isatty() and sys.stdout.isatty()
     pictures = generate_words(" ".join(words or ()).strip(), out, asks=asks, marks=own_marks)

@@ -43,6 +43,8 @@ def _format(command: Any, show: Any, context: Any, formatter: Any) -> None:
     command.epilog = _translated(command.epilog)
     for each in (command, *getattr(command, "commands", {}).values()):
         each.help = _translated(each.help)
+        if isinstance(panel := getattr(each, "rich_help_panel", None), str):
+            each.rich_help_panel = locale.translate_exactly(panel)
     for parameter in command.get_params(context):
         for name in _OF_PARAMETER:
             text = getattr(parameter, name, None)

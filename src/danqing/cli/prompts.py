@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from danqing import atomic
-from danqing import attributes as attribute_values
 from danqing.cli.arguments import parse_value
 from danqing.errors import ConfigError
 from danqing.names import match
@@ -45,8 +44,10 @@ class PromptRow(NamedTuple):
         """Raise ConfigError for unknown options and attributes, and for texts that are too long."""
         model.check_options(self.options)
         if self.attributes and model.config.attributes:
+            from danqing import attributes  # it imports pydantic, which would delay every command
+
             try:
-                attribute_values.read(model.config.attributes, self.attributes)
+                attributes.read(model.config.attributes, self.attributes)
             except ConfigError as error:
                 raise ConfigError(f"{self.where}: {error}" if self.where else str(error)) from error
         where = (f"{self.where},", f"The negative prompt of {self.where},") if self.where else _OPTIONS

@@ -115,14 +115,15 @@ def advise(config: RunConfig, images: int, seconds: float) -> Advice:
     """Compare a planned run with measured ones.
 
     images, seconds: of the run, or of its second stage; images for each size are assumed to cost in
-        proportion to their pixels. What is said of the time is of both stages.
+        proportion to their pixels. What is said of the time is of both stages. A run that starts from
+        another's weights is never warned: how much it has to learn is not known.
     """
     seconds /= _share(config)
     size = (config.model.width, config.model.height)
     run = nearest_run(config.family, size, seconds / 60)
     nearest = run.sentence if run else ""
     needed = images_needed(config.family, size)
-    if needed is None or images >= needed:
+    if needed is None or images >= needed or config.init:
         return Advice(nearest, "")
     longer = seconds * needed / max(images, 1)
     warning = (

@@ -68,6 +68,18 @@ def service(
         yield running
 
 
+@pytest.mark.parametrize("name", ["paint", "edit", "explore"])
+def test_all_modules_of_a_page_are_asked_for_before_one_of_them_runs(
+    browser: Browser, service: Running, name: str
+) -> None:
+    page, _ = visit(browser, f"{service.url}/#/{name}", ready=f"#page-{name}:not([hidden])")
+    ahead = page.evaluate("[...document.querySelectorAll('link[rel=modulepreload]')].map(one => one.href)")
+    loaded = page.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
+    modules = {one for one in loaded if one.endswith(".js")}
+    assert modules == {*ahead, page.evaluate("document.querySelector('script[type=module]').src")}
+    page.close()
+
+
 def test_it_paints_what_is_asked_for_and_says_the_code_that_does_the_same(
     browser: Browser, service: Running
 ) -> None:

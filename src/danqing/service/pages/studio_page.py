@@ -3,7 +3,10 @@
 import functools
 import gzip
 import hashlib
+import html
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +31,8 @@ _POLICY = (
     "connect-src 'self'; img-src 'self' blob: data:; style-src 'self'; script-src 'self'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+_IMPORTS = re.compile(r'^import\b[^;]*?"\./([\w/]+\.js)";$', re.MULTILINE)
+_PAGE_MODULE = re.compile(r'name: "(\w+)".*import\("\./([\w/]+\.js)"\)')
 _FOR_EVER = "public, max-age=31536000, immutable"
 _MOST_SAMPLES, _MOST_SCORES = 8_000_000, 1_000_000  # bytes
 _SCORE = ("name", "value", "interval", "unit", "higher_is_better", "headline")
@@ -123,12 +128,32 @@ def _studio() -> _Studio:
     for name, content in contents.items():
         digest.update(f"{name}:{len(content)}:".encode() + content)
     version = digest.hexdigest()[:20]
+    modules = html.escape(json.dumps(_modules_by_page(contents)))
     files = {name: _file(content, _KINDS[Path(name).suffix]) for name, content in contents.items()}
     whole = {
-        address: _file(text.replace("{base}", f"/studio/{version}").encode(), "text/html; charset=utf-8")
+        address: _file(
+            text.replace("{base}", f"/studio/{version}").replace("{modules}", modules).encode(),
+            "text/html; charset=utf-8",
+        )
         for address, text in pages.items()
     }
     return _Studio(version, whole, files)
+
+
+def _modules_by_page(contents: Mapping[str, bytes]) -> dict[str, list[str]]:
+    """Return the modules of each page, so that a browser can ask for all of them at once."""
+    found = {}
+    for page, first in _PAGE_MODULE.findall(contents["pages.js"].decode()):
+        names, ahead = [first], 0
+        while ahead < len(names):
+            folder = Path(names[ahead]).parent
+            imported = [
+                (folder / name).as_posix() for name in _IMPORTS.findall(contents[names[ahead]].decode())
+            ]
+            names += [name for name in imported if name not in names]
+            ahead += 1
+        found[page] = names
+    return found
 
 
 def _file(content: bytes, kind: str) -> _File:

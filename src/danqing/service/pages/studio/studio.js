@@ -32,9 +32,10 @@ const shown = () => PAGES.filter((page) => page.when?.(context) ?? true);
 
 async function enter() {
   show($("trouble"), "");
-  (PAGES.find((page) => page.name === asked()) ?? PAGES[0]).load().catch(() => {}); // while the service answers
+  const answers = Promise.all([get("/v1/session"), get("/v1/models")]);
+  preload(PAGES.find((page) => page.name === asked()) ?? PAGES[0]);
   try {
-    [context.account, { data: context.models }] = await Promise.all([get("/v1/session"), get("/v1/models")]);
+    [context.account, { data: context.models }] = await answers;
   } catch (error) {
     if (error.status !== 401) return show($("trouble"), error.message);
     $("door").hidden = false;
@@ -45,6 +46,13 @@ async function enter() {
   $("room").hidden = false;
   draw();
   await route();
+}
+
+/* Load a page with all of its modules at once: otherwise those that a module imports are known only when it has arrived. */
+function preload(page) {
+  for (const name of JSON.parse(document.body.dataset.modules)[page.name])
+    document.head.append(el("link", { rel: "modulepreload", href: new URL(name, import.meta.url).href }));
+  page.load().catch(() => {});
 }
 
 async function knock() {
