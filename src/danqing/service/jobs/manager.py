@@ -32,8 +32,9 @@ from danqing.service.jobs.webhooks import DELAYS, Webhooks, new_secret
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.requests import archives, json_bodies
 from danqing.service.requests.forms import Uploads
-from danqing.service.requests.planner import Planner, drawn_seed
+from danqing.service.requests.planner import Planner
 from danqing.service.requests.schemas import Endpoint, JobEndpoint, RecognitionEndpoint
+from danqing.service.requests.seeds import drawn_seed
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
 
