@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch is imported where it is used: the process that answer
     import torch
 
 
+_LATENTS = "latents"
 _TINY = 2.0**-25
 """Half the distance between 1 and the float32 before it; uniform values are kept so far from 0 and 1."""
 
@@ -53,6 +54,24 @@ class SeedMix(int):
         return [(seed, share / length) for seed, share in self.parts]
 
 
+class MovedSeed(int):
+    """A seed whose latents are moved by a vector.
+
+    What else is drawn from it, such as a label, is that of the seed.
+
+    seed: may be a `SeedMix`. by: float32, as long as the latents of an image.
+    """
+
+    seed: int
+    by: NDArray[np.float32]
+
+    def __new__(cls, seed: int, by: NDArray[np.float32]) -> Self:
+        """Move a seed."""
+        moved = super().__new__(cls, seed)
+        moved.seed, moved.by = seed, by
+        return moved
+
+
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
     """Return a 63-bit seed for one use.
 
@@ -78,20 +97,27 @@ def normal(
     seeds: Sequence[int],
     shape: Sequence[int],
     *,
-    purpose: str = "latents",
+    purpose: str = _LATENTS,
     device: "torch.device | str" = "cpu",
 ) -> "torch.Tensor":
     """Draw standard normal values `[len(seeds), *shape]`, float32.
 
     Row i depends on `seeds[i]` alone. They are drawn on the CPU, so that a seed gives the same image on every
-    device. Those of a `SeedMix` are a weighted sum, which is standard normal too.
+    device. Those of a `SeedMix` are a weighted sum, which is standard normal too. The latents of a
+    `MovedSeed` are moved.
     """
     import torch
 
     def draw(seed: int) -> "torch.Tensor":
         return torch.randn(tuple(shape), generator=generator(seed, purpose))
 
-    rows = [_mixed(seed, draw) if isinstance(seed, SeedMix) else draw(seed) for seed in seeds]
+    def drawn(seed: int) -> "torch.Tensor":
+        if isinstance(seed, MovedSeed):
+            still = drawn(seed.seed)
+            return still + torch.from_numpy(seed.by).view_as(still) if purpose == _LATENTS else still
+        return _mixed(seed, draw) if isinstance(seed, SeedMix) else draw(seed)
+
+    rows = [drawn(seed) for seed in seeds]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
 
 
@@ -115,7 +141,8 @@ def uniform(
         values: torch.Tensor = torch.special.ndtr(inner).clamp(max=1 - 2 * _TINY).float()
         return values
 
-    rows = [mixed(seed) if isinstance(seed, SeedMix) else draw(seed) for seed in seeds]
+    still = [seed.seed if isinstance(seed, MovedSeed) else seed for seed in seeds]
+    rows = [mixed(seed) if isinstance(seed, SeedMix) else draw(seed) for seed in still]
     return torch.stack(rows).to(device) if rows else torch.empty(0, *shape, device=device)
 
 

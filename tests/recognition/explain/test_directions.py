@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from danqing.recognition.explain.directions import direction_of_score, strongest_directions, walk
+from danqing.recognition.explain.directions import Change, direction_of_score, walk
 
 
 def draw(noise: Tensor) -> Tensor:
@@ -18,7 +18,10 @@ NOISE = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_strongest_directions_are_those_that_change_images_most() -> None:
-    found, shares = strongest_directions(draw, NOISE, 3)
+    change = Change(5)
+    for noise in NOISE:
+        change.observe(draw, noise)
+    found, shares = change.strongest(3)
     assert found[0, 2] > 0.99
     assert found[1, 0] > 0.99
     assert torch.allclose(found @ found.T, torch.eye(3), atol=1e-5)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import stat
 import struct
 import time
@@ -17,6 +18,7 @@ import pytest
 
 from danqing.service.access import key_admin
 from danqing.service.access.key_admin import Grant
+from danqing.service.training.set_folder import NewImage, SetFolder
 from danqing.service.training.tables import TrainingRun
 from tests.service.attacks.asking import assert_refused
 from tests.service.serving import Running, served
@@ -305,6 +307,49 @@ def test_samples_of_a_run_are_the_only_files_that_are_given(attacked: Attacked) 
     for name in ("..%2fconfig.toml", "../config.toml", "data.png", "000000001.png", "%2e%2e", "0.png%00"):
         assert attacked.anna.http.get(f"/v1/runs/{run}/samples/{name}").status_code in (400, 404), name
     attacked.anna.ask("DELETE", f"/v1/runs/{run}", 204)
+
+
+def test_nearest_training_images_are_for_the_owner_and_bear_hostile_files(
+    attacked: Attacked, models: dict[str, str]
+) -> None:
+    run = finished(attacked, owner_of(attacked, "anna"), "run_nearest")
+    folder = attacked.running.service.training.run_folder(run)
+    own = SetFolder(folder / "data")
+    own.create()
+    own.add([NewImage("a.png", picture(0), ".png"), NewImage("b.png", picture(1)[:70], ".png")])
+    shutil.copytree(models["gan"], folder / "run" / "model")
+    before, path = files(attacked), f"/v1/runs/{run}/nearest"
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000)))
+    hostile = (b"", b"GIF89a", b"<svg/>", bomb, picture(0)[:80], zipped({"a.png": picture(0)}), b"\x80\x04.")
+    for content in (*hostile, os.urandom(1024**2 + 1)):
+        assert_refused(attacked.anna.http.post(path, files={"image": ("../a.png", content)}), 400, 413)
+    for count in ("-1", "1e3", "٣", "999999999999999999999", "nan"):
+        sent = {"files": {"image": picture(0)}, "data": {"count": count}}
+        assert_refused(attacked.anna.http.post(path, **sent))  # type: ignore[arg-type]
+    assert files(attacked) == before
+    image = {"image": picture(0)}
+    there, nowhere = (
+        attacked.bert.http.post(one, files=image) for one in (path, path.replace("run_nearest", "run_none"))
+    )
+    assert_refused(there, 404)
+    assert there.text == nowhere.text
+    assert_refused(attacked.dora.http.post(path, files=image), 403)
+    assert_refused(httpx.post(f"{attacked.running.url}{path}", files=image), 401)
+    (only,) = attacked.anna.ask("POST", path, files=image)["data"]
+    assert only["distance"] == 0
+    small = f"/v1/runs/{run}/images/{only['image']}/thumbnail"
+    assert attacked.anna.http.get(small).status_code == 200
+    assert_refused(attacked.bert.http.get(small), 404)
+    for name in ("..%2fclean.csv", "../../run/config.toml", "metadata.jsonl", "000001.png%00", "/etc/passwd"):
+        answer = attacked.anna.http.get(f"/v1/runs/{run}/images/{name}/thumbnail")
+        assert answer.status_code in (400, 404), name
+    attacked.anna.ask("DELETE", f"/v1/runs/{run}", 204)
+    assert not folder.exists()
 
 
 def test_the_report_of_a_run_runs_no_script(attacked: Attacked) -> None:

@@ -41,12 +41,14 @@ def given(name: str, count: int) -> dict[str, np.ndarray]:
 
 
 class Case(NamedTuple):
-    """What is asked of a model. negative: also what guidance is to lead away from, another for each row."""
+    """What is asked of a model. negative: also what guidance is to lead away from, another for each row.
+    moves: along directions, another way for each row, from a mix of seeds."""
 
     name: str
     verb: str = "sample"
     options: dict[str, float] = {}  # noqa: RUF012 - nobody writes to it
     negative: bool = False
+    moves: bool = False
 
 
 def asks(case: Case, numbers: range) -> Order:
@@ -56,6 +58,12 @@ def asks(case: Case, numbers: range) -> Order:
     if case.negative:
         texts = (CAPTIONS[(number + 1) % 3] for number in numbers)
         rows = [dataclasses.replace(one, negative_prompt=text) for one, text in zip(rows, texts, strict=True)]
+    if case.moves:
+        ways = (((1 + number % 3, 2.0 - number), (4, -0.5)) for number in numbers)
+        rows = [
+            dataclasses.replace(one, moves=way, mix=((one.seed, 0.8), (5, 0.2)))
+            for one, way in zip(rows, ways, strict=True)
+        ]
     pictures = {key: value[numbers.start : numbers.stop] for key, value in given(name, 21).items()}
     if verb == "sample":
         pictures = {}
@@ -68,6 +76,7 @@ CASES = [
     *(Case(name) for name in MODELS),
     *(Case(name, "vary") for name in ("vae", "raster", "masked", "text")),
     *(Case(name, "fill") for name in ("raster", "masked", "text")),
+    *(Case(name, moves=True) for name in ("gan", "vae")),
     Case("raster", options={"guidance_scale": 3.0}),
     Case("masked", options={"guidance_scale": 3.0, "num_steps": 3}),
     Case("text", options={"guidance_scale": 3.0}, negative=True),

@@ -150,6 +150,22 @@ def test_a_job_paints_what_a_request_paints(http: httpx.Client, running: Running
     assert job["response"]["size"] == "16x16"
 
 
+def test_a_job_of_mixed_seeds_and_directions_is_made_again_from_its_file(http: httpx.Client) -> None:
+    mix = [{"seed": 3, "share": 0.25}, {"seed": 9, "share": 0.75}]
+    directions = [{"number": 2, "distance": -1.5}]
+    for chosen in ({"mix": mix}, {"mix": mix, "directions": directions}, {"directions": directions}):
+        body = {"model": "gan", "prompt": "", **chosen}
+        job = finished(
+            http, post(http, {"endpoint": "generations", "body": {**body, "embed_settings": True}})["id"]
+        )
+        file = http.get(job["response"]["data"][0]["url"]).content
+        told = http.post("/v1/gallery/settings", files={"image": file}).json()["settings"]["request"]
+        assert {name: told[name] for name in chosen} == chosen
+        again = http.post("/v1/images/generations", json=told).json()["data"][0]["b64_json"]
+        shown = [np.asarray(Image.open(io.BytesIO(one))) for one in (file, base64.b64decode(again))]
+        assert np.array_equal(*shown)
+
+
 def test_any_endpoint_may_be_a_job(running: Running, tokens: dict[str, str]) -> None:
     image = example()
     with client(running, tokens["editor"]) as http:

@@ -146,6 +146,32 @@ def test_a_picture_that_is_dropped_on_the_page_is_made_again(
     assert [line for line in trouble if "404" not in line] == []
 
 
+def test_a_picture_of_mixed_seeds_and_directions_is_made_again(
+    browser: Browser, service: Running, tmp_path: Path
+) -> None:
+    mix = [{"seed": 3, "share": 0.25}, {"seed": 9, "share": 0.75}]
+    body = {"model": "gan", "prompt": "", "mix": mix, "directions": [{"number": 2, "distance": -1.5}]}
+    asked = {**body, "embed_settings": True}
+    answer = httpx.post(f"{service.url}/v1/images/generations", json=asked, timeout=60).json()
+    dropped = tmp_path / "picture.png"
+    dropped.write_bytes(base64.b64decode(answer["data"][0]["b64_json"]))
+    page, trouble = visit(browser, service.url, ready=READY, locale="en-US")
+    page.get_by_label("Settings of a picture").set_input_files(dropped)
+    expect(page.locator("#carried")).to_be_visible()
+    page.get_by_role("button", name="Generate").click()
+    painted(page)
+    wanted = hashlib.sha256(Image.open(dropped).convert("RGBA").tobytes()).hexdigest()
+    assert page.evaluate(HASHES) == [wanted]
+    expect(page.locator("#rounds")).to_contain_text("3+9")
+    assert violations(page) == []
+    page.locator("#carried button").click()
+    expect(page.locator("#carried")).to_be_hidden()
+    page.get_by_role("button", name="Generate").click()
+    painted(page, 2)
+    assert page.evaluate(HASHES) != [wanted]
+    assert trouble == []
+
+
 def test_each_picture_can_be_enlarged_repeated_and_used(browser: Browser, service: Running) -> None:
     page, trouble = visit(browser, service.url, ready=READY, locale="en-US")
     page.get_by_label("Describe a picture").fill("a green star")

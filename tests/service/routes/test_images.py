@@ -18,6 +18,8 @@ import pytest
 from PIL import Image
 
 import danqing as dq
+from danqing.randomness import derived_seed
+from danqing.recognition.explain.model_directions import ModelDirections
 from danqing.service.requests.schemas import Generation, ImageEvent, ImagesResponse
 from tests.service.serving import Running, served
 
@@ -74,6 +76,37 @@ def test_a_mix_of_seeds_lies_between_their_pictures(client: openai.OpenAI) -> No
     assert painted(mix=[{"seed": 4, "share": 0}, {"seed": 5, "share": 0.5}]) == second
     middle = painted(mix=[{"seed": 4, "share": 0.5}, {"seed": 5, "share": 0.5}])
     assert len({*first, *second, *middle}) == 6
+
+
+def test_pictures_move_along_the_directions_that_explain_shows(
+    client: openai.OpenAI, models: dict[str, str]
+) -> None:
+    counts = {
+        one["id"]: one["directions"] for one in client.get("/models", cast_to=httpx.Response).json()["data"]
+    }
+    assert counts == {"gan": 6, "vae": 4, "vqvae": 0, "raster": 0, "masked": 0, "text": 0, "broken": 0}
+    for name, prompt, asked in (("gan", "", {}), ("vae", "star", {"label": "star"})):
+
+        def painted(**fields: Any) -> list[np.ndarray]:
+            answer = client.images.generate(model=name, prompt=prompt, n=2, extra_body=fields)  # noqa: B023
+            return [pixels(one.b64_json) for one in answer.data or ()]
+
+        model = dq.load(models[name])
+        directions = ModelDirections(model)
+        shown = dq.explain(model).sections[0].values
+        assert np.allclose([one["direction"] for one in shown], directions.find()[0], atol=1e-5)
+        seeds = [derived_seed(7, "image", number) for number in range(2)]
+        still = model.sample(seeds=seeds, **asked).array
+        none = [{"number": 1, "distance": 0}, {"number": 2, "distance": 0.0}]
+        for chosen in ([], none, None):
+            assert np.array_equal(painted(seed=7, directions=chosen), still)
+        ways = [{"number": 3, "distance": -2.5}, {"number": 1, "distance": 4}]
+        seeds = [directions.moved(seed, {1: 4, 3: -2.5}) for seed in seeds]
+        moved = model.sample(seeds=seeds, **asked).array
+        assert np.array_equal(painted(seed=7, directions=ways), moved)
+        assert all((one != other).any() for one, other in zip(still, moved, strict=True))
+        mix = [{"seed": 7, "share": 1}, {"seed": 8, "share": 0}]
+        assert np.array_equal(painted(mix=mix, directions=ways), moved)
 
 
 def test_an_answer_tells_what_was_painted_and_its_seed_paints_it_again(client: openai.OpenAI) -> None:
@@ -203,6 +236,24 @@ REFUSED: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"prompt": "", "mix": [{"seed": 4, "share": 0}]}, 400, "mix", "above 0"),
     ({"prompt": "", "mix": [{"seed": 4, "share": 2}]}, 400, "mix.0.share", "1"),
     ({"prompt": "", "mix": []}, 400, "mix", "1"),
+    ({"prompt": "", "directions": [{"number": 7, "distance": 1}]}, 400, "directions.0.number", "6"),
+    ({"prompt": "", "directions": [{"number": 1, "distance": 5.1}]}, 400, "directions.0.distance", "5"),
+    ({"prompt": "", "directions": [{"number": 1}]}, 400, "directions.0.distance", "missing"),
+    ({"prompt": "", "directions": [{"number": 1, "distance": 1}] * 2}, 400, "directions", "once"),
+    ({"prompt": "", "directions": [{"number": 1, "distance": 1}] * 7}, 400, "directions", "6"),
+    ({"prompt": "", "directions": 3}, 400, "directions", "list"),
+    (
+        {"prompt": "star", "model": "vae", "directions": [{"number": 5, "distance": 1}]},
+        400,
+        "directions",
+        "vae has 4 directions: there is no direction 5.",
+    ),
+    (
+        {"prompt": "star", "model": "masked", "directions": [{"number": 1, "distance": 0}]},
+        400,
+        "directions",
+        "masked has no directions",
+    ),
     ({"prompt": None}, 400, "prompt", "string"),
     ({"prompt": 3}, 400, "prompt", "string"),
     ({"prompt": "\ud800"}, 400, "prompt", "prompt"),
@@ -400,6 +451,7 @@ ROUTES = {
     "POST /v1/segmentations",
     "POST /v1/embeddings",
     "POST /v1/search",
+    "POST /v1/attributions",
     "POST /v1/content_provenance_checks",
     "POST /v1/images/generations",
     "POST /v1/images/edits",
@@ -452,6 +504,8 @@ ROUTES = {
     "GET /v1/runs/{run_id}",
     "DELETE /v1/runs/{run_id}",
     "POST /v1/runs/{run_id}/stop",
+    "POST /v1/runs/{run_id}/nearest",
+    "GET /v1/runs/{run_id}/images/{name}/thumbnail",
     "POST /v1/runs/{run_id}/resume",
     "POST /v1/runs/{run_id}/service",
     "DELETE /v1/runs/{run_id}/service",

@@ -237,9 +237,9 @@ def test_models_say_what_they_can_do_and_others_are_rejected(running: Running) -
     endpoints = {name: one["endpoints"] for name, one in listed.items()}
     assert endpoints == {
         "gan": ["generations", "edits", "variations"] if "edits" in endpoints["gan"] else endpoints["gan"],
-        "kinds": ["classifications", "embeddings"],
+        "kinds": ["classifications", "embeddings", "attributions"],
         "boxes": ["detections", "embeddings"],
-        "parts": ["segmentations", "embeddings"],
+        "parts": ["segmentations", "embeddings", "attributions"],
         "faces": ["embeddings"],
         "photos": ["embeddings", "search"],
         "words": ["embeddings", "search"],

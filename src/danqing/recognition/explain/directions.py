@@ -16,29 +16,39 @@ _PENALTY = 1.0
 """Of the ridge regression, in squared deviations of a score for each image."""
 
 
-def strongest_directions(draw: Draw, noise: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Find the directions along which images change most, on average over some images.
+class Change:
+    """How much images change with their noise, over the images that were observed so far.
 
-    These are the first eigenvectors of the mean of J'J, where J holds the derivatives of all pixels by the
-    noise (Ramesh et al. 2018, "A Spectral Regularizer for Unsupervised Disentanglement", section 3). They
-    need no labels and are orthogonal.
+    The directions along which they change most are the first eigenvectors of the mean of J'J, where J holds
+    the derivatives of all pixels by the noise (Ramesh et al. 2018, "A Spectral Regularizer for Unsupervised
+    Disentanglement", section 3). They need no labels and are orthogonal.
 
-    noise: `[n, d]`, of the images. count: how many directions, at most d.
-    Returns directions `[count, d]`, and the share of all change along each, `[count]`. The largest component
-    of a direction is positive.
+    size: the length of a vector of noise.
     """
-    n, size = noise.shape
-    total = torch.zeros(size, size, dtype=torch.float64)
-    steps = _STEP * torch.eye(size, dtype=noise.dtype, device=noise.device)
-    for row in noise:
-        ahead, behind = _drawn(draw, row + steps), _drawn(draw, row - steps)
-        slopes = ((ahead - behind) / (2 * _STEP)).flatten(1).double().cpu()  # [d, pixels]
-        total += slopes @ slopes.T
-    values, vectors = torch.linalg.eigh(total / n)
-    chosen = vectors.T.flip(0)[:count]
-    largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
-    shares = values.flip(0)[:count].clamp_min(0) / values.clamp_min(0).sum().clamp_min(1e-30)
-    return (chosen * largest.sign()).to(noise.dtype), shares.to(noise.dtype)
+
+    def __init__(self, size: int) -> None:
+        self._total = torch.zeros(size, size, dtype=torch.float64)
+        self.observed = 0
+        """How many images were observed."""
+
+    def observe(self, draw: Draw, noise: Tensor) -> None:
+        """Observe the image of one vector of noise `[size]`."""
+        steps = _STEP * torch.eye(len(noise), dtype=noise.dtype, device=noise.device)
+        ahead, behind = _drawn(draw, noise + steps), _drawn(draw, noise - steps)
+        slopes = ((ahead - behind) / (2 * _STEP)).flatten(1).double().cpu()  # [size, pixels]
+        self._total += slopes @ slopes.T
+        self.observed += 1
+
+    def strongest(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return directions `[count, size]`, and the share of all change along each, `[count]`.
+
+        count: at most `size`. The largest component of a direction is positive.
+        """
+        values, vectors = torch.linalg.eigh(self._total / self.observed)
+        chosen = vectors.T.flip(0)[:count]
+        largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
+        shares = values.flip(0)[:count].clamp_min(0) / values.clamp_min(0).sum().clamp_min(1e-30)
+        return (chosen * largest.sign()).float(), shares.float()
 
 
 def direction_of_score(noise: Tensor, scores: Tensor) -> tuple[Tensor, float]:

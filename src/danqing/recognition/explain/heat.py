@@ -1,5 +1,7 @@
 """Heat over an image: pictures of how much each place counts."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,6 +14,17 @@ _FAINT = 0.35
 """How much of an image is left under no heat, as grey, so that colours stand out."""
 _BRIGHTEST = 0.995
 """The quantile of the values that has the full colour."""
+
+
+class Heat(NamedTuple):
+    """How much each place of an image counts for a label, or attends to a word.
+
+    share: the probability of the label, or the share of all attention. values: as `overlay` takes them.
+    """
+
+    name: str
+    share: float
+    values: Tensor
 
 
 def overlay(image: NDArray[np.uint8], heat: Tensor, *, most: float | None = None) -> NDArray[np.uint8]:

@@ -1,33 +1,36 @@
 """What a generator has learned: directions, units, and which words it looks at where."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from danqing.errors import ConfigError
-from danqing.families import alternatives
 from danqing.families.abilities import AttendsToWords, DrawsFromNoise
-from danqing.families.base import Condition, FamilyConfig, ReadsText
+from danqing.families.base import FamilyConfig, ReadsText
 from danqing.images import to_float, to_uint8
 from danqing.model.conditions import drawn_condition
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
-from danqing.randomness import normal
-from danqing.recognition.explain.directions import Draw, direction_of_score, strongest_directions, walk
+from danqing.recognition.explain.directions import Draw, direction_of_score, walk
 from danqing.recognition.explain.findings import Figure, Section
-from danqing.recognition.explain.heat import overlay
+from danqing.recognition.explain.heat import Heat, overlay
+from danqing.recognition.explain.model_directions import (
+    MOST_DIRECTIONS,
+    ModelDirections,
+    draw_of,
+    noise_of,
+)
 from danqing.recognition.explain.units import dissect, layers_with_maps, maps_of
 from danqing.requested import image_seeds
 from danqing.text.bpe import BytePairs
 
-DIRECTIONS, UNITS = 6, 8
+UNITS = 8
 _DISTANCES = (-3.0, -1.5, 0.0, 1.5, 3.0)
 _SHOWN = 2
 """Images that are moved along each direction."""
-_OBSERVED = 8
-"""Images whose derivatives are averaged."""
 _SCORED, _DISSECTED = 512, 128
 """Images that a classifier scores, and whose units are compared with masks."""
 _AT_ONCE = 64
@@ -36,9 +39,9 @@ _LEAST_EXPLAINED = 0.05
 
 def strongest(model: Model, seed: int) -> Section:
     """Show the directions along which images change most."""
-    draw = _draw(model, seed)
-    found, shares = strongest_directions(draw, _noise(model, seed, _OBSERVED, "directions"), DIRECTIONS)
-    rows, noise = [], _noise(model, seed, _SHOWN, "shown")
+    draw = draw_of(model, seed)
+    found, shares = ModelDirections(model, seed).find()
+    rows, noise = [], noise_of(model, seed, _SHOWN, "shown")
     for number, (direction, share) in enumerate(zip(found, shares.tolist(), strict=True), 1):
         rows += _walks(draw, noise, direction, f"direction {number}, {share:.0%} of all change")
     values = [
@@ -54,7 +57,7 @@ def strongest(model: Model, seed: int) -> Section:
 
 def labelled(model: Model, classifier: Recognizer, seed: int) -> Section:
     """Show the directions along which the logits of a classifier rise."""
-    draw, noise = _draw(model, seed), _noise(model, seed, _SCORED, "scored")
+    draw, noise = draw_of(model, seed), noise_of(model, seed, _SCORED, "scored")
     with torch.no_grad():
         logits = torch.cat(
             [classifier.logits(to_uint8(draw(part)).numpy()) for part in noise.split(_AT_ONCE)]
@@ -65,9 +68,9 @@ def labelled(model: Model, classifier: Recognizer, seed: int) -> Section:
         for column, name in enumerate(classifier.classes)
     ]
     found = sorted((each for each in found if each[2] > _LEAST_EXPLAINED), key=lambda each: -each[2])
-    shown = _noise(model, seed, _SHOWN, "shown")
+    shown = noise_of(model, seed, _SHOWN, "shown")
     rows = []
-    for name, direction, explained in found[:DIRECTIONS]:
+    for name, direction, explained in found[:MOST_DIRECTIONS]:
         rows += _walks(draw, shown, direction, f"{name}, explains {explained:.0%}")
     words = (
         "Along each direction the classifier's score of a label rises. The share says how much of the "
@@ -87,7 +90,7 @@ def labelled(model: Model, classifier: Recognizer, seed: int) -> Section:
 
 def units(model: Model, segmenter: Recognizer, layer: str | None, seed: int) -> Section:
     """Show the units of a layer that are active where a segmenter finds a class."""
-    draw, noise = _draw(model, seed), _noise(model, seed, _DISSECTED, "dissected")
+    draw, noise = draw_of(model, seed), noise_of(model, seed, _DISSECTED, "dissected")
     first = noise[:1]
     layers = layers_with_maps(model.family, lambda: draw(first))
     name = _chosen_layer(layers, layer)
@@ -97,7 +100,7 @@ def units(model: Model, segmenter: Recognizer, layer: str | None, seed: int) -> 
         maps, images = maps_of(module, functools.partial(draw, part))
         parts.append((maps, segmenter.masks(to_uint8(images).numpy())))
     found = dissect(parts, dict(enumerate(segmenter.classes)))
-    maps, images = maps_of(module, functools.partial(draw, _noise(model, seed, 4, "shown")))
+    maps, images = maps_of(module, functools.partial(draw, noise_of(model, seed, 4, "shown")))
     pixels, rows = to_uint8(images).numpy(), []
     for each in found[:UNITS]:
         caption, heats = f"unit {each.unit}: {each.name} {each.iou:.2f}", maps[:, each.unit].relu()
@@ -112,24 +115,17 @@ def units(model: Model, segmenter: Recognizer, layer: str | None, seed: int) -> 
 
 def words_over(model: Model, prompt: str, seed: int, count: int = 4) -> Section:
     """Show where samples of a prompt attend to each of its words."""
-    family, config = model.family, model.family.config
-    if not isinstance(family, AttendsToWords) or not isinstance(config, ReadsText) or not config.reads_text:
-        raise ConfigError("This model reads no text: leave the prompt out.")
+    _reader(model)
     seeds = image_seeds(count, seed, None)
     samples = model.sample(count, prompt=prompt, seed=seed)
     images = to_float(torch.from_numpy(samples.array)).to(model.device)
-    condition = drawn_condition(config, seeds, None, prompt, None, None).to(model.device)
-    with torch.no_grad():
-        attention = family.word_attention(images, condition, seeds=seeds).cpu()
-    found = _words_of(config, prompt)
     rows = []
-    for row in range(count):
-        cells = [Figure(samples.array[row], "the sample")]
-        for word, tokens in found:
-            heat = attention[row, tokens].sum(0)
-            cells.append(Figure(overlay(samples.array[row], (heat - heat.min())), word))
-        rows.append(cells)
-    shares = {word: round(float(attention[:, tokens].sum(1).mean()), 6) for word, tokens in found}
+    found = word_heats(model, images, prompt, seeds)
+    for pixels, heats in zip(samples.array, found, strict=True):
+        figures = [Figure(overlay(pixels, heat.values), heat.name) for heat in heats]
+        rows.append([Figure(pixels, "the sample"), *figures])
+    means = [(each[0].name, sum(heat.share for heat in each) / count) for each in zip(*found, strict=True)]
+    shares = {word: round(share, 6) for word, share in means}
     text = (
         "Red is where the image attends to the word more than elsewhere, as a mean over all layers and "
         "heads. Attention says where a network looks, not what would change without the word."
@@ -137,37 +133,39 @@ def words_over(model: Model, prompt: str, seed: int, count: int = 4) -> Section:
     return Section(f"Words of “{prompt}”", text, rows, {"attention": shares})
 
 
+def word_heats(model: Model, images: Tensor, prompt: str, seeds: Sequence[int]) -> list[list[Heat]]:
+    """Return where images of a prompt attend to each of its words, as a mean over layers and heads.
+
+    images: `[n, c, h, w]` in [-1, 1]. seeds: of noise that is added to them, where the family needs it.
+    Raises ConfigError for a model that reads no words.
+    """
+    family, words = _reader(model), _words_of(model.family.config, prompt)
+    condition = drawn_condition(model.family.config, seeds, None, prompt, None, None).to(model.device)
+    with torch.no_grad():
+        attention = family.word_attention(images, condition, seeds=seeds).cpu()
+    sums = [[(word, row[tokens].sum(0)) for word, tokens in words] for row in attention]
+    return [[Heat(word, float(heat.mean()), heat - heat.min()) for word, heat in row] for row in sums]
+
+
+def reads_words(model: Model) -> bool:
+    """Return whether `word_heats` shows the words of prompts over images."""
+    family, config = model.family, model.family.config
+    if not isinstance(family, AttendsToWords) or not isinstance(config, ReadsText) or not config.reads_text:
+        return False
+    return config.text_facts is not None and bool(config.text_facts.bpe)
+
+
+def _reader(model: Model) -> AttendsToWords:
+    """Return the family of a model that reads text; raises ConfigError."""
+    family, config = model.family, model.family.config
+    if not isinstance(family, AttendsToWords) or not config.reads_text:
+        raise ConfigError("This model reads no text: leave the prompt out.")
+    return family
+
+
 def can_walk(model: Model) -> bool:
     """Return whether one vector of noise stands for an image of the model."""
     return isinstance(model.family, DrawsFromNoise)
-
-
-def _draw(model: Model, seed: int) -> Draw:
-    """Return the generator as a function of noise alone; what else it reads stays as seeds draw it."""
-    family = model.family
-    if not isinstance(family, DrawsFromNoise):
-        raise ConfigError(
-            "Directions and units need a model that draws an image from one vector of noise: use "
-            f"{alternatives(DrawsFromNoise)}."
-        )
-    condition = drawn_condition(family.config, [seed], None, None, None, None).to(model.device)
-
-    def draw(noise: Tensor) -> Tensor:
-        images: Tensor = family.from_noise(noise.to(model.device), _repeated(condition, len(noise)))
-        return images.clamp(-1, 1)
-
-    return draw
-
-
-def _repeated(condition: Condition, count: int) -> Condition:
-    return condition[[0] * count]
-
-
-def _noise(model: Model, seed: int, count: int, purpose: str) -> Tensor:
-    assert isinstance(model.family, DrawsFromNoise)
-    return normal(
-        image_seeds(count, seed, None), (model.family.noise_size,), purpose=purpose, device=model.device
-    )
 
 
 def _walks(draw: Draw, noise: Tensor, direction: Tensor, caption: str) -> list[list[Figure]]:

@@ -15,7 +15,7 @@ from danqing.model.recognizer import Recognizer
 from danqing.names import match
 from danqing.recognition.explain.attribution import Outputs, grad_cam, integrated_gradients, occlusion
 from danqing.recognition.explain.findings import Figure, Section
-from danqing.recognition.explain.heat import overlay
+from danqing.recognition.explain.heat import Heat, overlay
 
 _WINDOWS = 8
 """About how many windows of occlusion a side has room for; each moves by half of its side."""
@@ -56,6 +56,28 @@ def explain_images(
     return sections, notes
 
 
+def label_heats(recognizer: Recognizer, image: Tensor, label: str | None = None) -> list[Heat]:
+    """Return which places of an image speak for its most probable label.
+
+    It is Grad-CAM where the classifier has a trunk, and otherwise how far the logit falls when a place is
+    grey.
+
+    image: `[1, c, h, w]`, as `Recognizer.inputs` returns it. label: another one, which is returned too.
+    Raises ConfigError.
+    """
+    outputs, classes = _outputs(recognizer)
+    layer = _last_map(recognizer.learner)
+    with torch.no_grad():
+        logits = outputs(image).float().cpu()
+    wanted = [] if label is None else [_column(label, classes)]
+    shares = recognizer.probabilities_of(logits)[0]
+    found = []
+    for column in dict.fromkeys([int(logits[0].argmax()), *wanted]):
+        heat = _hiding(outputs, image, column) if layer is None else _grad_cam(outputs, image, column, layer)
+        found.append(Heat(classes[column], float(shares[column]), heat))
+    return found
+
+
 def _row(
     outputs: Outputs,
     image: Tensor,
@@ -65,16 +87,26 @@ def _row(
     layer: nn.Module | None,
 ) -> list[Figure]:
     """The image, and the heat of one of its outputs by each method."""
-    columns, (height, width) = torch.tensor([column], device=image.device), image.shape[2:]
-    window = (max(1, round(2 * height / _WINDOWS)), max(1, round(2 * width / _WINDOWS)))
-    stride = (max(1, window[0] // 2), max(1, window[1] // 2))
+    columns = torch.tensor([column], device=image.device)
     heats: list[tuple[str, Tensor]] = []
     if layer is not None:
-        heats.append(("Grad-CAM", grad_cam(outputs, image, columns, layer=layer)[0]))
+        heats.append(("Grad-CAM", _grad_cam(outputs, image, column, layer)))
     heats.append(("integrated gradients", integrated_gradients(outputs, image, columns)[0]))
-    heats.append(("hiding", occlusion(outputs, image, columns, window=window, stride=stride)[0]))
+    heats.append(("hiding", _hiding(outputs, image, column)))
     shown = [Figure(overlay(pixels, heat), f"{name}: {title}") for title, heat in heats]
     return [Figure(pixels, "the image as the model sees it"), *shown]
+
+
+def _grad_cam(outputs: Outputs, image: Tensor, column: int, layer: nn.Module) -> Tensor:
+    return grad_cam(outputs, image, torch.tensor([column], device=image.device), layer=layer)[0]
+
+
+def _hiding(outputs: Outputs, image: Tensor, column: int) -> Tensor:
+    height, width = image.shape[2:]
+    window = (max(1, round(2 * height / _WINDOWS)), max(1, round(2 * width / _WINDOWS)))
+    stride = (max(1, window[0] // 2), max(1, window[1] // 2))
+    columns = torch.tensor([column], device=image.device)
+    return occlusion(outputs, image, columns, window=window, stride=stride)[0]
 
 
 def _outputs(recognizer: Recognizer) -> tuple[Outputs, tuple[str, ...]]:

@@ -42,6 +42,14 @@ class Caller:
         """Return whether the key has this scope."""
         return scope in self.scopes or "admin" in self.scopes
 
+    def require(self, scope: Right) -> None:
+        """Raise ApiError 403 if the key lacks a scope."""
+        if not self.may(scope):
+            has = ", ".join(sorted(self.scopes)) or "none"
+            raise ApiError(
+                403, f"This key lacks the scope {scope}: it has {has}.", code="insufficient_permissions"
+            )
+
     def may_use(self, model: str) -> bool:
         """Return whether the key may use a model.
 

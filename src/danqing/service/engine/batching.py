@@ -112,6 +112,7 @@ class WorkerBatch:
                     p.pending.order.previews,
                     r.attributes and dict(r.attributes),
                     r.mix,
+                    r.moves,
                 )
                 for p in self.pieces
                 for r in p.pending.order.rows[p.start : p.stop]

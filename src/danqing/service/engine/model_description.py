@@ -27,6 +27,8 @@ from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
 from danqing.options import Verb
 from danqing.recognition import index_files
+from danqing.recognition.explain.model_directions import direction_count
+from danqing.recognition.explain.of_generator import reads_words
 from danqing.recognition.image_index import ImageIndex
 from danqing.service.engine import recognition
 from danqing.service.engine.offers import Offer
@@ -171,8 +173,10 @@ def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
         labels=config.labels if reads == "label" else (),
         captions=tuple(captions),
         attributes=tuple(info["attributes"]),
+        recognizes=("attribute",) if reads_words(model) else (),
         options={verb: model.options_of(verb) for verb, kind in verbs.items() if isinstance(family, kind)},
         guides=config.can_guide,
+        directions=direction_count(family) if "sample" in verbs else 0,
         steps=isinstance(family, PaintsInSteps),
         tokens=_tokens(family),
         prompt_tokens=info["text"]["length"] if info["text"] else 0,

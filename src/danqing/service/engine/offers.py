@@ -24,9 +24,10 @@ class Offer:
     captions: examples for a model that reads text; for a labelled model, those of each label, if any.
     options: of each verb that it supports, with their defaults.
     guides: whether guidance_scale may differ from 1.
+    directions: along how many directions of its noise pictures can be moved.
     steps: whether it has intermediate pictures.
     range: the (low, high) that become black and white in pictures of more than 8 bits, None for 8 bits.
-    recognizes: what a recognizer or an index does; empty for models that make pictures.
+    recognizes: what a recognizer or an index does; a model that makes pictures may attribute them to words.
     reads_text: whether a text may be embedded or searched for.
     calibrated: whether the probabilities of a classifier were calibrated.
     embedding_size: the length of its vectors. entries: the pictures in an index.
@@ -59,6 +60,7 @@ class Offer:
     attributes: tuple[Mapping[str, Any], ...] = ()
     options: Mapping[Verb, Mapping[str, Any]] = field(default_factory=lambda: {"sample": {}})
     guides: bool = True
+    directions: int = 0
     steps: bool = False
     recognizes: tuple[Ability, ...] = ()
     reads_text: bool = False

@@ -27,8 +27,8 @@ SOURCE_LABEL = "source_label"
 ADAPTERS = "adapters"
 """The option that says with which adapters a model paints, such as "cats:0.8,gold:0.4"."""
 
-Ability = Literal["classify", "detect", "segment", "embed", "search", "judge"]
-"""What a recognizer or an index does with a picture or a text; `judge` is what filters ask a classifier."""
+Ability = Literal["classify", "detect", "segment", "embed", "search", "attribute", "judge"]
+"""What a model does with a picture or a text; `judge` is what filters ask a classifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class ImageRow:
     Its pixels depend only on it and the options of its order.
 
     mix: seeds with their shares, as `randomness.SeedMix` takes them, instead of `seed`.
+    moves: directions of the model by their numbers, each with a distance.
     """
 
     seed: int
@@ -46,6 +47,7 @@ class ImageRow:
     negative_prompt: str | None = None
     attributes: Mapping[str, Any] | None = None
     mix: tuple[tuple[int, float], ...] = ()
+    moves: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ class Query:
 class Finding:
     """What a recognizer or an index finds for one query.
 
-    values: for JSON. content: the mask as a PNG file, or the vector as float32 in little-endian order.
+    values: for JSON. content: the mask as a PNG file, the maps of an attribution as one PNG file after the
+    other, or the vector as float32 in little-endian order.
     """
 
     values: Mapping[str, Any]

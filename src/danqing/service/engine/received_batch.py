@@ -24,6 +24,7 @@ class Row:
     previews: int
     attributes: dict[str, Any] | None = None
     mix: Sequence[tuple[int, float]] = ()
+    moves: Sequence[tuple[int, float]] = ()
 
     @property
     def drawn_from(self) -> int:

@@ -29,7 +29,8 @@ _ABILITIES: Mapping[Ability, type] = {
 
 def abilities_of(learner: Learner) -> tuple[Ability, ...]:
     """Return what a learner of recognition does, its purpose first."""
-    return tuple(ability for ability, kind in _ABILITIES.items() if isinstance(learner, kind))
+    found = [ability for ability, kind in _ABILITIES.items() if isinstance(learner, kind)]
+    return (*found, "attribute") if isinstance(learner, Classifies | Segments) else tuple(found)
 
 
 def chunk_of(model: Recognizer | ImageIndex) -> int:

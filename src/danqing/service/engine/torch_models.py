@@ -30,8 +30,9 @@ from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
 from danqing.precision import choose_device
 from danqing.recognition import index_files
+from danqing.recognition.explain.model_directions import ModelDirections
 from danqing.recognition.image_index import ImageIndex
-from danqing.service.engine import edits, model_description, recognition
+from danqing.service.engine import attributions, edits, model_description, recognition
 from danqing.service.engine.adapters import Adapters
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.orders import ADAPTERS, Finding, ModelUnavailableError, Painting, WholeImage
@@ -113,18 +114,24 @@ class TorchPainter:
         self._model, self._adapters = model, adapters
         self._adapted: OrderedDict[str, Model] = OrderedDict()
         """The model with adapters, by these and their weights; the least recently used first."""
+        self._directions: ModelDirections | None = None
 
     def chunk_of(self, batch: Batch) -> int:
         """Return how many rows of a batch are computed at once."""
-        return self._model.family.chunk if batch.whole is None else 1
+        return self._model.family.chunk if batch.whole is None and not batch.queries else 1
 
     def check_prompt(self, text: str, name: str) -> None:
         """Raise ConfigError for a prompt that is too long to read."""
         self._model.check_prompt(text, name)
 
-    def computed(self, batch: Batch, start: int, rows: Sequence[Row], watch: Watch) -> Painting:
-        """Return the pictures of some rows."""
+    def computed(
+        self, batch: Batch, start: int, rows: Sequence[Row], watch: Watch
+    ) -> Painting | list[Finding]:
+        """Return the pictures of some rows, or where pictures attend to words."""
         model = self._model
+        if batch.queries:
+            with _looking(watch):
+                return [attributions.of_words(model, batch.queries[start], rows[0].prompt or "")]
         if wanted := batch.options.get(ADAPTERS):
             model = self._with(str(wanted))
             others = {name: value for name, value in batch.options.items() if name != ADAPTERS}
@@ -132,13 +139,29 @@ class TorchPainter:
         if batch.whole is not None:
             return self._edited(model, batch, batch.whole, rows[0], watch)
         arguments: dict[str, Any] = conditions(model, rows, draws=batch.verb == "sample")
-        arguments |= {"seeds": [row.drawn_from for row in rows], "on_step": watch.on_step}
+        arguments |= {"seeds": self._seeds(rows, watch), "on_step": watch.on_step}
         if batch.verb == "sample":
             return model.sample(len(rows), **arguments, **batch.options).array
         images, masks = _given(model, batch, start, len(rows))
         if batch.verb == "fill":
             return model.fill(images, masks, **arguments, **batch.options).array
         return model.vary(images, **arguments, **batch.options).array
+
+    def _seeds(self, rows: Sequence[Row], watch: Watch) -> list[int]:
+        """Return what the noise of some rows is drawn from.
+
+        Directions are those of the model without adapters, whose noise is the same.
+        """
+        if any(row.moves for row in rows):
+            self._directions = self._directions or ModelDirections(self._model)
+            with _looking(watch):  # it takes a while, once
+                self._directions.find()
+        return [
+            self._directions.moved(row.drawn_from, dict(row.moves))
+            if self._directions is not None and row.moves
+            else row.drawn_from
+            for row in rows
+        ]
 
     def _with(self, wanted: str) -> Model:
         """Return the model with adapters, such as "cats:0.8,gold:0.4"."""
@@ -201,7 +224,15 @@ class TorchFinder:
         """Return what is found for some rows."""
         queries = batch.queries[start : start + len(rows)]
         with _looking(watch):
+            if batch.verb == "attribute":
+                assert isinstance(self._model, Recognizer)
+                pairs = zip(queries, rows, strict=True)
+                return [attributions.of_label(self._model, query, _label_of(row)) for query, row in pairs]
             return recognition.recognize(self._model, batch.verb, queries, batch.options)
+
+
+def _label_of(row: Row) -> str | None:
+    return None if row.label is None else str(row.label)
 
 
 @contextmanager

@@ -79,10 +79,15 @@ class Likeness:
         return known
 
 
-def _scaled(vectors: Sequence[bytes]) -> NDArray[np.float32]:
-    values = np.frombuffer(b"".join(vectors), "<i2").reshape(-1, LENGTH).astype(np.float32)
+def scaled(vectors: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Return fingerprints `[n, LENGTH]` as points whose distances say how images differ."""
+    values = vectors.astype(np.float32)
     values[:, FREQUENCIES**2 :] *= _COLOUR
     return values
+
+
+def _scaled(vectors: Sequence[bytes]) -> NDArray[np.float32]:
+    return scaled(np.frombuffer(b"".join(vectors), "<i2").reshape(-1, LENGTH))
 
 
 def _count_until(session: Session, owner: str, number: int) -> int:

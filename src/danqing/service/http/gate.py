@@ -55,11 +55,7 @@ def needs(scope: Right) -> Callable[..., Awaitable[Caller]]:
         request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
     ) -> Caller:
         found = _exchange(request.scope).require_caller()
-        if not found.may(scope):
-            has = ", ".join(sorted(found.scopes)) or "none"
-            raise ApiError(
-                403, f"This key lacks the scope {scope}: it has {has}.", code="insufficient_permissions"
-            )
+        found.require(scope)
         return found
 
     return caller

@@ -32,8 +32,9 @@ from danqing.service.jobs.webhooks import DELAYS, Webhooks, new_secret
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.requests import archives, json_bodies
 from danqing.service.requests.forms import Uploads
-from danqing.service.requests.planner import Planner, drawn_seed
+from danqing.service.requests.planner import Planner
 from danqing.service.requests.schemas import Endpoint, JobEndpoint, RecognitionEndpoint
+from danqing.service.requests.seeds import drawn_seed
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database
 
@@ -189,7 +190,8 @@ class JobManager:
             seed = (await self._planner.plan(checked, sent)).seed
         if sent is not None:
             body = await self._planner.embed(body, sent, held)
-        return {**body, "model": model, "seed": seed}, pictures
+        fixed = {} if body.get("mix") else {"seed": seed}  # a mix has seeds of its own
+        return {**body, "model": model, **fixed}, pictures
 
     async def _whole_recognition(
         self, endpoint: RecognitionEndpoint, body: Mapping[str, Any], caller: Caller, held: HeldBytes

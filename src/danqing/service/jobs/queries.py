@@ -89,9 +89,10 @@ def describe(job: Job, address: str = "") -> dict[str, Any]:
     address: of the service, for the addresses of its pictures.
     """
     response = None if job.response is None else json.loads(job.response)
-    for picture in response["data"] if response else ():
-        if "url" in picture:  # what recognizes pictures may return no files
-            picture["url"] = address + picture["url"]
+    for one in response["data"] if response else ():
+        for picture in (one, *one.get("maps", ())):
+            if "url" in picture:  # what recognizes pictures may return no files
+                picture["url"] = address + picture["url"]
     return {
         "id": job.id,
         "object": "job",

@@ -380,15 +380,13 @@ class JobRunner:
     async def _recognized(
         self, claim: Claim, plan: PlannedRecognition
     ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-        """Return the answer of a job that recognizes pictures, and its masks as media type and content."""
+        """Return the answer of a job that recognizes pictures, and its files as media type and content."""
         on_step = functools.partial(self.note_progress, claim.id)
         found = await self._outcome_of(claim, plan.order, on_step)
         assert isinstance(found, Recognized)
-        masks = []
-        if plan.endpoint == "segmentations":
-            masks = [(MEDIA_TYPES["png"], one.content) for one in found.findings]
-        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}"} for i in range(len(masks))]
-        return recognition.describe(plan, found.findings, data), masks
+        files = [(MEDIA_TYPES["png"], one) for one in recognition.files_of(plan, found.findings)]
+        data = [{"url": f"/v1/jobs/{claim.id}/images/{i}"} for i in range(len(files))]
+        return recognition.describe(plan, found.findings, data), files
 
     async def _outcome_of(
         self,

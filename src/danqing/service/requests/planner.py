@@ -1,7 +1,6 @@
 """Validates requests for pictures and plans what to paint for them, for HTTP and for jobs."""
 
 import math
-import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from danqing.service.errors import ApiError, invalid
 from danqing.service.failures import from_validation
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.encoding import OutputFormat
-from danqing.service.requests import field_checks, input_pictures, prompts, requested_adapters, schemas
+from danqing.service.requests import field_checks, input_pictures, prompts, requested_adapters, schemas, seeds
 from danqing.service.requests.forms import Uploads
 from danqing.service.requests.model_choice import ModelChoice
 from danqing.service.requests.moderation import Moderator, Subject, What
@@ -38,8 +37,6 @@ VERBS: dict[Endpoint, tuple[Verb, ...]] = {
 }
 """What a model may do for each endpoint; the first that it can do is the default."""
 _DOES = {"generations": "generate pictures", "edits": "edit a picture", "variations": "vary a picture"}
-
-_DRAWN_SEEDS = 2**53  # clients in any language can read these as numbers and send them again
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +218,7 @@ class Planner:
         Raises ApiError.
         """
         fields, offer, n, limits = request.fields, request.offer, request.n, self._settings.limits
-        seed = drawn_seed(fields)
+        seed = seeds.drawn_seed(fields)
         own, alpha, given = (offer.width, offer.height), offer.channels in (2, 4), None
         if not isinstance(fields, schemas.Generation):
             assert sent is not None
@@ -242,16 +239,17 @@ class Planner:
         if isinstance(fields, schemas.Guided):
             prompt, negative = fields.prompt, fields.negative_prompt
             previews = (fields.partial_images or 0) if offer.steps and whole is None else 0
-        seeds = [seed_of(seed, name, k) if name else derived_seed(seed, "image", k) for k in range(n)]
+        own_seeds = [seed_of(seed, name, k) if name else derived_seed(seed, "image", k) for k in range(n)]
         order = Order(
             model=offer.name,
             rows=rows_of(
-                seeds,
+                own_seeds,
                 label=request.meaning.label,
                 prompt=request.meaning.prompt,
                 negative_prompt=negative,
                 attributes=fields.attributes,
-                mixes=_mixes(fields, offer, n),
+                mixes=seeds.mixes(fields, offer, n),
+                moves=seeds.moves(fields, offer),
             ),
             verb=verb,
             options=options,
@@ -347,11 +345,6 @@ def _texts_to_follow(request: CheckedRequest) -> Iterator[str]:
         yield fields.negative_prompt
 
 
-def drawn_seed(fields: schemas.Fields) -> int:
-    """Return the seed of a request, by default a random one."""
-    return secrets.randbelow(_DRAWN_SEEDS) if fields.seed is None else fields.seed
-
-
 def _verb(endpoint: Endpoint, fields: schemas.Fields, offer: Offer) -> Verb | None:
     """Return what a model does for a request; None if it cannot."""
     able = [verb for verb in VERBS[endpoint] if verb in offer.verbs]
@@ -386,21 +379,6 @@ def _source_label(
         message = "label is missing: say what the result shows."
         raise invalid(message, "label", "missing_required_parameter")
     return {SOURCE_LABEL: prompts.label(offer, shown, SOURCE_LABEL)}
-
-
-def _mixes(fields: schemas.Fields, offer: Offer, n: int) -> list[tuple[tuple[int, float], ...]]:
-    """Return the seeds and shares of each picture; raises ApiError for a mix that is not possible."""
-    shared = fields.mix if isinstance(fields, schemas.Generation) else None
-    if shared is None:
-        return [()] * n
-    if fields.seed is not None:
-        raise invalid("seed and mix set the same thing: send one of them.", "mix")
-    if offer.runtime != "torch":
-        message = f"{offer.name} is an export, and does not mix seeds: leave mix out."
-        raise invalid(message, "mix", "unsupported_parameter")
-    if not any(one.share for one in shared):
-        raise invalid("A mix of seeds needs one with a share above 0.", "mix")
-    return [tuple((derived_seed(one.seed, "image", k), one.share) for one in shared) for k in range(n)]
 
 
 def _output(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from danqing.service.access.caller import Caller
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.engine.offers import Offer
-from danqing.service.engine.orders import Ability, Finding, Order, Query, rows_of
+from danqing.service.engine.orders import Ability, Finding, ImageRow, Order, Query, rows_of
 from danqing.service.errors import invalid
 from danqing.service.failures import from_validation
 from danqing.service.pictures.encode_pool import EncodePool
@@ -31,6 +31,7 @@ ABILITIES: dict[RecognitionEndpoint, Ability] = {
     "segmentations": "segment",
     "embeddings": "embed",
     "search": "search",
+    "attributions": "attribute",
 }
 _DOES: dict[RecognitionEndpoint, str] = {
     "classifications": "classify pictures",
@@ -38,6 +39,7 @@ _DOES: dict[RecognitionEndpoint, str] = {
     "segmentations": "segment pictures",
     "embeddings": "turn pictures into vectors",
     "search": "be searched",
+    "attributions": "show which places of a picture count",
 }
 _OBJECTS: dict[RecognitionEndpoint, str] = {
     "classifications": "classification",
@@ -45,6 +47,7 @@ _OBJECTS: dict[RecognitionEndpoint, str] = {
     "segmentations": "segmentation",
     "embeddings": "embedding",
     "search": "search_result",
+    "attributions": "attribution",
 }
 _BASE64_OF_FILES = ("iVBORw0KGgo", "/9j/", "UklGR")
 """How the base64 of png, jpeg and webp files begins."""
@@ -132,8 +135,14 @@ class RecognitionPlanner:
         except ValidationError as error:
             raise from_validation(error) from None
 
+        prompt = fields.prompt if isinstance(fields, schemas.Attribution) else None
+        if isinstance(fields, schemas.Attribution):  # over a model that generates, or by one that recognizes
+            caller.require("recognize" if prompt is None else "generate")
+            prompts.check_length(prompt, "prompt", limits.prompt)
+
         def suits(one: Offer) -> bool:
-            return ability in one.recognizes
+            fits = fields.model is not None or bool(one.verbs) == (prompt is not None)
+            return ability in one.recognizes and fits
 
         offer = self._models.choose(fields.model, caller, suits)
         if not suits(offer):
@@ -144,6 +153,8 @@ class RecognitionPlanner:
                 f"The vectors of {offer.name} have {offer.embedding_size} numbers: leave dimensions out."
             )
             raise invalid(message, "dimensions")
+        if isinstance(fields, schemas.Attribution):
+            _check_attribution(fields, offer)
         if uploads is not None and fields.input is not None:
             raise invalid("A form has its pictures as the files image: leave input out.", "input")
         inputs = _inputs(fields.input, offer, limits) if uploads is None else ()
@@ -177,13 +188,15 @@ class RecognitionPlanner:
         Raises ApiError.
         """
         fields, offer, limits = request.fields, request.offer, self._settings.limits
+        if isinstance(fields, schemas.Attribution) and len(queries) > 1:
+            raise invalid("Maps are made of one picture at a time: send one.", "input")
         sizes = await self._pool.run(request.owner, lambda: _sizes(queries, limits))
         await self._moderate(request, queries)
         options = {name: value for name in fields.options if (value := getattr(fields, name)) is not None}
         texts = [query.content for query in queries if query.is_text]
         order = Order(
             model=offer.name,
-            rows=rows_of([0] * len(queries)),
+            rows=_rows(fields, offer, len(queries)),
             verb=ABILITIES[request.endpoint],
             options=options,
             queries=queries,
@@ -200,6 +213,8 @@ class RecognitionPlanner:
             return
         subject, read = Subject(request.offer.name, request.owner), input_pictures.decoded
         limits, bounds = self._settings.limits, request.offer.range
+        if isinstance(request.fields, schemas.Attribution) and request.fields.prompt is not None:
+            await self._moderator.check_text(request.fields.prompt, subject)
         for query in queries:
             if query.is_text:
                 await self._moderator.check_text(query.content.decode(), subject)
@@ -230,13 +245,27 @@ class RecognitionPlanner:
         return {**body, "input": inputs}
 
 
+def files_of(plan: PlannedRecognition, findings: Sequence[Finding]) -> list[bytes]:
+    """Return the PNG files of an answer, masks or maps."""
+    if plan.endpoint == "segmentations":
+        return [one.content for one in findings]
+    files = []
+    for one in findings if plan.endpoint == "attributions" else ():
+        start = 0
+        for each in one.values["maps"]:
+            files.append(one.content[start : start + each["bytes"]])
+            start += each["bytes"]
+    return files
+
+
 def describe(
-    plan: PlannedRecognition, findings: Sequence[Finding], masks: Sequence[Mapping[str, Any]] = ()
+    plan: PlannedRecognition, findings: Sequence[Finding], files: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
     """Return the body of an answer.
 
-    masks: for segmentations, the content or the address of each mask.
+    files: the content or the address of each of `files_of`.
     """
+    left = iter(files)
     body: dict[str, Any] = {
         "object": "list",
         "data": [],
@@ -255,8 +284,37 @@ def describe(
             one["embedding"] = _vector(finding.content, plan.fields.encoding_format)
         elif size is not None and plan.endpoint != "search":
             one["size"] = f"{size[0]}x{size[1]}"
-        body["data"].append(one | (dict(masks[number]) if masks else {}))
+        if plan.endpoint == "segmentations":
+            one |= next(left)
+        if plan.endpoint == "attributions":
+            own = [{name: value for name, value in each.items() if name != "bytes"} for each in one["maps"]]
+            one["maps"] = [each | dict(next(left)) for each in own]
+        body["data"].append(one)
     return body
+
+
+def _rows(fields: schemas.RecognitionFields, offer: Offer, count: int) -> tuple[ImageRow, ...]:
+    if not isinstance(fields, schemas.Attribution):
+        return rows_of([0] * count)
+    label = None if fields.label is None else prompts.label(offer, fields.label)
+    return rows_of([0] * count, prompt=fields.prompt, label=label)
+
+
+def _check_attribution(fields: schemas.Attribution, offer: Offer) -> None:
+    """Raise ApiError unless the fields are those that the model explains a picture by."""
+    if not offer.verbs:
+        if fields.prompt is not None:
+            message = f"{offer.name} shows which places count for a label: leave prompt out."
+            raise invalid(message, "prompt", "unsupported_parameter")
+        if fields.label is not None:
+            prompts.label(offer, fields.label)
+        return
+    if fields.label is not None:
+        message = f"{offer.name} shows where a picture attends to words: leave label out."
+        raise invalid(message, "label", "unsupported_parameter")
+    if not (fields.prompt or "").strip():
+        message = f"{offer.name} shows where a picture attends to words: send its prompt."
+        raise invalid(message, "prompt", "missing_required_parameter")
 
 
 def _vector(content: bytes, format: str | None) -> str | list[float]:

@@ -131,12 +131,27 @@ class Search(RecognitionFields):
             raise ValueError('write a JSON list such as ["cat"]') from None
 
 
+class Attribution(RecognitionFields):
+    """The body of POST /v1/attributions."""
+
+    prompt: str | None = Field(
+        None, description="The text of the picture: shows where a model that reads text attends to its words."
+    )
+    label: str | None = Field(
+        None, max_length=_WORD, description="Shows this label of a classifier too, besides the most probable."
+    )
+    response_format: Literal["url", "b64_json"] | None = Field(
+        None, description="Of the maps; by default b64_json. An address (url) is valid for 60 minutes."
+    )
+
+
 FIELDS: dict[RecognitionEndpoint, type[RecognitionFields]] = {
     "classifications": Classification,
     "detections": Detecting,
     "segmentations": Segmentation,
     "embeddings": Embedding,
     "search": Search,
+    "attributions": Attribution,
 }
 
 
@@ -227,6 +242,29 @@ class FoundEntries(BaseModel):
     matches: list[FoundEntry]
 
 
+class FoundMap(BaseModel):
+    """Where a picture shows a label or attends to a word.
+
+    It is a PNG file of the picture as the model sees it: red speaks for the label, blue against it.
+    probability: of the label. share: of all attention, that of the word.
+    """
+
+    name: str
+    probability: float | None = None
+    share: float | None = None
+    b64_json: str | None = None
+    url: str | None = None
+
+
+class FoundMaps(BaseModel):
+    """The maps of a picture."""
+
+    object: Literal["attribution"]
+    index: int
+    size: str
+    maps: list[FoundMap]
+
+
 class _Answer(BaseModel):
     object: Literal["list"]
     model: str
@@ -265,10 +303,17 @@ class SearchResponse(_Answer):
     data: list[FoundEntries]
 
 
+class AttributionsResponse(_Answer):
+    """The maps of the picture."""
+
+    data: list[FoundMaps]
+
+
 RESPONSES: dict[RecognitionEndpoint, type[_Answer]] = {
     "classifications": ClassificationsResponse,
     "detections": DetectionsResponse,
     "segmentations": SegmentationsResponse,
     "embeddings": EmbeddingsResponse,
     "search": SearchResponse,
+    "attributions": AttributionsResponse,
 }

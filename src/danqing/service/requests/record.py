@@ -22,11 +22,13 @@ _LEFT_OUT = {
 def record(endpoint: str, fields: schemas.Fields, offer: Offer, seed: int) -> dict[str, Any]:
     """Return the record of a checked request.
 
-    Its `request` has the fields, with the model's name and the seed; `title` is what it shows, and `words`
-    are others by which it is found.
+    Its `request` has the fields, with the model's name, and the seed unless it mixes several; `title` is what
+    it shows, and `words` are others by which it is found.
     """
     given = fields.model_dump(exclude_none=True, exclude=_LEFT_OUT)
-    request = {**given, "model": offer.name, "seed": seed}
+    request = {**given, "model": offer.name}
+    if "mix" not in given:  # it has seeds of its own
+        request["seed"] = seed
     shown = (str(request[name]) for name in ("prompt", "label") if request.get(name) not in (None, ""))
     title = next(shown, "")
     values = [str(request.get("label", "")), *map(str, (request.get("attributes") or {}).values())]

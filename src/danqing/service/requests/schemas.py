@@ -6,13 +6,17 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 Endpoint = Literal["generations", "edits", "variations"]
-RecognitionEndpoint = Literal["classifications", "detections", "segmentations", "embeddings", "search"]
+RecognitionEndpoint = Literal[
+    "classifications", "detections", "segmentations", "embeddings", "search", "attributions"
+]
 JobEndpoint = Literal[Endpoint, RecognitionEndpoint]
 
 _SEED_LIMIT = 2**63
 _WORD = 512
 _MOST_ATTRIBUTES = 256
 _MOST_ADAPTERS = 8
+_MOST_DIRECTIONS = 6
+_FARTHEST = 5.0
 
 
 class Fields(BaseModel):
@@ -155,6 +159,18 @@ class SharedSeed(BaseModel):
 _SharedSeed = Annotated[SharedSeed, WithJsonSchema(SharedSeed.model_json_schema())]
 
 
+class Move(BaseModel):
+    """How far pictures are moved along one direction of a model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    number: int = Field(ge=1, le=_MOST_DIRECTIONS)
+    distance: float = Field(ge=-_FARTHEST, le=_FARTHEST)
+
+
+_Move = Annotated[Move, WithJsonSchema(Move.model_json_schema())]
+
+
 class Generation(Guided):
     """The body of POST /v1/images/generations."""
 
@@ -164,6 +180,12 @@ class Generation(Guided):
         max_length=16,
         description="Seeds with their shares, instead of `seed`: picture k lies between the pictures k of "
         "these seeds, and is that of a seed that has the whole share.",
+    )
+    directions: list[_Move] | None = Field(
+        None,
+        max_length=_MOST_DIRECTIONS,
+        description="Moves each picture along directions of the model's noise: their numbers, up to "
+        "`directions` of GET /v1/models, with distances in standard deviations.",
     )
 
     output_format: Literal["png", "jpeg", "webp"] | None = Field(None, description="By default png.")
@@ -396,6 +418,7 @@ class ModelCard(BaseModel):
     endpoints: list[JobEndpoint]
     tasks: list[str]
     partial_images: bool
+    directions: int
     other_sizes: bool
     sampled_sizes: str
     adapters: list[AdapterCard]

@@ -194,6 +194,27 @@ class RunDetails(RunAnswer):
     progress: dict[str, Any]
 
 
+class TrainingImage(BaseModel):
+    """An image that a run was trained on.
+
+    distance: from the picture, the root mean square difference of coarse structure and colours in steps of 8
+    bits; 0 for what looks the same.
+    """
+
+    image: str
+    source: str
+    label: str
+    caption: str
+    distance: float
+
+
+class TrainingImageList(BaseModel):
+    """The images most like a picture, the most similar first."""
+
+    object: Literal["list"] = "list"
+    data: list[TrainingImage]
+
+
 class RunList(BaseModel):
     """Runs, the newest first."""
 

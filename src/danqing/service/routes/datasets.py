@@ -16,7 +16,7 @@ from danqing import image_files
 from danqing.service.access.caller import Caller
 from danqing.service.errors import ApiError, invalid
 from danqing.service.http.gate import held_bytes, needs
-from danqing.service.parts import service_of
+from danqing.service.parts import Service, service_of
 from danqing.service.pictures.encoding import PICTURE_HEADERS
 from danqing.service.requests import input_pictures, schemas
 from danqing.service.requests.forms import read_form
@@ -224,10 +224,7 @@ async def thumbnail(request: Request, caller: _Trainer, set_id: str, name: str) 
     await _find(request, caller, set_id)
     service = service_of(request)
     path = await asyncio.to_thread(service.training.set_folder(set_id).image, name)
-    if path is None:
-        raise ApiError(404, "The data set has no such image.", code="not_found")
-    content = await service.encode_pool.run(caller.owner, lambda: _small(path))
-    return Response(content, 200, {**PICTURE_HEADERS, "cache-control": "private, max-age=3600"}, "image/webp")
+    return await small_picture(service, caller, path)
 
 
 @router.post("/{set_id}/check", summary="Check a data set", status_code=202, responses=schemas.REJECTED)
@@ -241,6 +238,17 @@ async def check(request: Request, caller: _Trainer, set_id: str) -> Response:
         raise ApiError(409, "The data set has no images: add some first.", code="empty_set")
     service_of(request).training.check_set(set_id)
     return Response(status_code=202)
+
+
+async def small_picture(service: Service, caller: Caller, path: Path | None) -> Response:
+    """Answer with an image of a data set, small.
+
+    Raises ApiError 404 where there is none.
+    """
+    if path is None:
+        raise ApiError(404, "The data set has no such image.", code="not_found")
+    content = await service.encode_pool.run(caller.owner, lambda: _small(path))
+    return Response(content, 200, {**PICTURE_HEADERS, "cache-control": "private, max-age=3600"}, "image/webp")
 
 
 async def _find(request: Request, caller: Caller, set_id: str) -> TrainingSet:

@@ -30,7 +30,7 @@ _SCOPES: dict[schemas.JobEndpoint, Right] = {
     "generations": "generate",
     "edits": "edit",
     "variations": "edit",
-    **dict.fromkeys(ABILITIES, "recognize"),
+    **{one: "recognize" for one in ABILITIES if one != "attributions"},
 }
 _KEY = re.compile(r"[!-~]{1,255}")  # visible ASCII
 _FINAL = ("job.succeeded", "job.failed", "job.cancelled")
@@ -111,6 +111,7 @@ class JobAnswer(BaseModel):
         | recognition_schemas.SegmentationsResponse
         | recognition_schemas.EmbeddingsResponse
         | recognition_schemas.SearchResponse
+        | recognition_schemas.AttributionsResponse
         | None
     )
     error: schemas.Mistake | None
@@ -193,8 +194,8 @@ async def accept(
         asked = JobRequest.model_validate(body)
     except ValidationError as error:
         raise from_validation(error) from None
-    if not caller.may(_SCOPES[asked.endpoint]):
-        await needs(_SCOPES[asked.endpoint])(request, None)
+    if asked.endpoint in _SCOPES:  # for others it depends on their fields
+        caller.require(_SCOPES[asked.endpoint])
     if idempotency_key is not None and not _KEY.fullmatch(idempotency_key):
         message = "An Idempotency-Key is 1 to 255 visible characters of ASCII, such as a UUID."
         raise invalid(message, "Idempotency-Key")

@@ -79,6 +79,7 @@ def _describe(
         "endpoints": _endpoints(offer),
         "tasks": list(offer.tasks),
         "partial_images": offer.steps,
+        "directions": offer.directions,
         "other_sizes": offer.resamples,
         "sampled_sizes": offer.sizes.in_words(),
         "adapters": [

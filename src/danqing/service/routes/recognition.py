@@ -1,4 +1,4 @@
-"""POST /v1/classifications, /detections, /segmentations, /embeddings and /search."""
+"""POST /v1/classifications, /detections, /segmentations, /embeddings, /search and /attributions."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from danqing.service.access.caller import Caller
 from danqing.service.engine.orders import Recognized
-from danqing.service.http.gate import held_bytes, log_facts, needs
+from danqing.service.http.gate import any_key, held_bytes, log_facts, needs
 from danqing.service.json_output import encode_json
 from danqing.service.parts import Service, service_of
 from danqing.service.pictures.encoding import fill_pictures
@@ -77,6 +77,16 @@ async def search(request: Request, caller: _Recognizer) -> Response:
     return await _answer("search", request, caller)
 
 
+@router.post("/attributions", **_documented("attributions"))
+async def attribute(request: Request, caller: Annotated[Caller, Depends(any_key)]) -> Response:
+    """Show which places of a picture count for a label.
+
+    With a prompt, where it attends to each word; the key then needs the scope generate, otherwise
+    recognize.
+    """
+    return await _answer("attributions", request, caller)
+
+
 async def _answer(endpoint: RecognitionEndpoint, request: Request, caller: Caller) -> Response:
     service, held, files = service_of(request), held_bytes(request), None
     body: Mapping[str, Any]
@@ -99,9 +109,9 @@ async def _answer(endpoint: RecognitionEndpoint, request: Request, caller: Calle
 
 async def _body(request: Request, service: Service, plan: PlannedRecognition, found: Recognized) -> bytes:
     """Return the body of the answer, in JSON."""
-    if not isinstance(plan.fields, recognition_schemas.Segmentation):
+    if not isinstance(plan.fields, recognition_schemas.Segmentation | recognition_schemas.Attribution):
         return await _encoded(recognition.describe(plan, found.findings))
-    files, packed = [one.content for one in found.findings], list[bytes]()
+    files, packed = recognition.files_of(plan, found.findings), list[bytes]()
     masks: Sequence[Mapping[str, Any]]
     if plan.fields.response_format == "url":
         names = await service.hosted.store(files, "png", plan.order.owner)

@@ -3,16 +3,21 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from danqing.errors import DataError
 from danqing.service.access.caller import Caller
 from danqing.service.errors import ApiError, invalid
+from danqing.service.http import sse
 from danqing.service.parts import service_of
 from danqing.service.pictures.encoding import PICTURE_HEADERS
-from danqing.service.requests import schemas
+from danqing.service.requests import input_pictures, schemas
+from danqing.service.requests.forms import read_form
 from danqing.service.requests.training_schemas import (
     NewRun,
     PresetList,
@@ -20,15 +25,19 @@ from danqing.service.requests.training_schemas import (
     RunDetails,
     RunList,
     ServedAs,
+    TrainingImageList,
 )
 from danqing.service.routes.bodies import answers, body_of, read_body
-from danqing.service.routes.datasets import trainer
+from danqing.service.routes.datasets import small_picture, trainer
 from danqing.service.training import presets, store
 from danqing.service.training.progress import progress, sample_file
+from danqing.service.training.set_folder import SetFolder
 from danqing.service.training.tables import TrainingRun
 from danqing.threads import cores
 
 router = APIRouter(prefix="/v1/runs", tags=["training"])
+
+MOST_NEAREST = 60
 
 _Trainer = Annotated[Caller, Depends(trainer)]
 _REPORT_POLICY = (
@@ -176,6 +185,91 @@ async def sample(request: Request, caller: _Trainer, run_id: str, name: str) -> 
     return Response(content, 200, {**PICTURE_HEADERS, "cache-control": "private, max-age=3600"}, "image/png")
 
 
+@router.post(
+    "/{run_id}/nearest",
+    summary="Nearest training images",
+    responses=answers(TrainingImageList),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "image": {"type": "string", "format": "binary"},
+                            "count": {
+                                "type": "integer",
+                                "minimum": 1,
+                                "maximum": MOST_NEAREST,
+                                "default": 12,
+                            },
+                        },
+                        "required": ["image"],
+                    }
+                }
+            },
+        }
+    },
+)
+async def nearest(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
+    """Find the training images of a finished run most like a picture.
+
+    Pictures are compared by their coarse structure and colours, as the model saw them.
+    """
+    run = await _find(request, caller, run_id)
+    service = service_of(request)
+    limits, folder = service.settings.limits, service.training.run_folder(run_id)
+    fields, uploads = await read_form(request, limits, names=("image",))
+    count = _count(fields)
+    if len(uploads.images) != 1:
+        raise invalid("Send one picture as the file image.", "image", "missing_required_parameter")
+    if run.state != "finished":
+        raise ApiError(409, f"The run is {run.state}: only a finished one has a model.", code="run_state")
+    content = uploads.images[0]
+    await service.encode_pool.run(caller.owner, lambda: input_pictures.check(content, limits, "image"))
+    try:
+        async with (
+            asyncio.timeout(limits.seconds) as limit,
+            sse.watching(request.receive, lambda: limit.reschedule(0)),
+        ):
+            found = await service.training.nearest.find(
+                folder, content, count, partial(service.encode_pool.run, caller.owner)
+            )
+    except TimeoutError:
+        message = "The images of this run are still being read: ask again in a while."
+        raise ApiError(503, message, code="overloaded", headers={"retry-after": "10"}) from None
+    except DataError as error:
+        raise ApiError(400, str(error), param="image", code="image_parse_error") from None
+    about = {one.name: one for one in await asyncio.to_thread(SetFolder(folder / "data").entries)}
+    data = [
+        {
+            "image": one.image,
+            "source": about[one.image].source,
+            "label": about[one.image].label,
+            "caption": about[one.image].text,
+            "distance": one.distance,
+        }
+        for one in found
+        if one.image in about
+    ]
+    return JSONResponse({"object": "list", "data": data})
+
+
+@router.get(
+    "/{run_id}/images/{name}/thumbnail",
+    summary="A small training image",
+    response_class=Response,
+    responses={200: {"content": {"image/webp": {}}}, **schemas.REJECTED},
+)
+async def thumbnail(request: Request, caller: _Trainer, run_id: str, name: str) -> Response:
+    """Return an image that a run was trained on, small."""
+    await _find(request, caller, run_id)
+    service = service_of(request)
+    data = SetFolder(service.training.run_folder(run_id) / "data")
+    return await small_picture(service, caller, await asyncio.to_thread(data.image, name))
+
+
 @router.get(
     "/{run_id}/report",
     summary="The report",
@@ -190,6 +284,16 @@ async def report(request: Request, caller: _Trainer, run_id: str) -> Response:
         raise ApiError(404, "The run has no report yet.", code="not_found")
     headers = {"content-security-policy": _REPORT_POLICY, "cache-control": "no-store"}
     return Response(await asyncio.to_thread(path.read_bytes), 200, headers, "text/html; charset=utf-8")
+
+
+def _count(fields: Mapping[str, str]) -> int:
+    """Return how many images a form asks for; raises ApiError."""
+    if unknown := sorted(fields.keys() - {"count"}):
+        raise invalid(f"There is no field {unknown[0][:64]}: send image and count.", unknown[0][:64])
+    text = fields.get("count", "12")
+    if not (text.isascii() and text.isdecimal() and len(text) < 4 and 1 <= int(text) <= MOST_NEAREST):
+        raise invalid(f"count is a number from 1 to {MOST_NEAREST}.", "count")
+    return int(text)
 
 
 async def _find(request: Request, caller: Caller, run_id: str) -> TrainingRun:

@@ -21,6 +21,7 @@ from danqing.service.observability import logs
 from danqing.service.settings import TRAINED, Settings
 from danqing.service.storage.database import Database, DatabaseError
 from danqing.service.training import process, store
+from danqing.service.training.nearest import Nearest
 from danqing.service.training.set_check import SetCheck
 from danqing.service.training.set_folder import SetFolder
 from danqing.service.training.store import Owned
@@ -44,6 +45,7 @@ class Training:
         self.folder = settings.data / "training"
         self.home = ""
         self._settings, self._database, self._scheduler = settings, database, scheduler
+        self.nearest = Nearest()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._checks: dict[str, SetCheck] = {}
         self._checking = asyncio.Semaphore(1)
@@ -184,6 +186,7 @@ class Training:
             if run.model:
                 self._scheduler.withdraw(run.model)
             folder = self.run_folder(id)
+            await self.nearest.forget(folder)
             if run.pid is not None:
                 process.kill(folder, run.pid)
                 while self._runs(id):

@@ -52,6 +52,9 @@ export async function* events(answer) {
   }
 }
 
+/* The seed of a request, or those of a mix, as people read them. */
+export const seedOf = ({ seed, mix }) => (mix ? mix.map((one) => one.seed).join("+") : seed);
+
 export function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }

@@ -1,6 +1,8 @@
-/* The page that moves between four pictures: each place of a square mixes the seeds of its corners. */
+/* The page that moves between four pictures, each place of a square mixes the seeds of its corners, and along directions of the noise. */
 import { bytesOf, post } from "./api.js";
 import { el, remember, remembered, show } from "./dom.js";
+import { directionSliders, directionsOf } from "./explore_directions.js";
+import { findings } from "./explore_findings.js";
 import { addWords, number, t, translate } from "./words.js";
 import words from "./words/explore.js";
 
@@ -13,7 +15,7 @@ const CORNERS = [[0, 0], [1, 0], [0, 1], [1, 1]], SHEET = 5, STEPS = 20, MOST_KE
 const drawnSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 export function mount(container, context) {
-  const state = { model: "", prompt: "", label: "", seeds: CORNERS.map(drawnSeed), across: 0.5, down: 0.5, ...remembered("explore") };
+  const state = { model: "", prompt: "", label: "", seeds: CORNERS.map(drawnSeed), across: 0.5, down: 0.5, distances: [], ...remembered("explore") };
   const kept = new Map(); // pictures by their request
   let wanted = null, sheet = null;
 
@@ -25,21 +27,26 @@ export function mount(container, context) {
   const pad = el("div", { class: "pad", "aria-hidden": "true", pointerdown: (event) => { pad.setPointerCapture(event.pointerId); point(event); }, pointermove: (event) => { if (pad.hasPointerCapture(event.pointerId)) point(event); } }, handle);
   const slider = (name) => el("input", { type: "range", id: `explore-${name}`, min: 0, max: STEPS, step: 1, "data-label": `explore.${name}`, input: (event) => move({ [name]: event.target.value / STEPS }) });
   const across = slider("across"), down = slider("down");
+  const directions = directionSliders((distances) => {
+    cells.replaceChildren();
+    sheet?.abort();
+    move({ distances });
+  });
+  const behind = findings(context, (signal) => picture(weights(), signal), () => ({ model: model(), prompt: model()?.reads === "text" ? state.prompt.trim() : "" }));
   const shares = el("p", { class: "small quiet" }), status = el("p", { class: "small quiet", role: "status" });
   const save = el("a", { class: "button small", "data-t": "explore.save" });
   const edit = el("button", { class: "button small", type: "button", "data-t": "explore.edit", click: async () => context.go("edit", { image: kept.get(keyOf(weights())), name: "between.png" }) });
   const cells = el("div", { class: "cells" }), sheetButton = el("button", { class: "button", type: "button", click: drawSheet });
   const cornerNode = (i) => el("div", { class: `corner corner-${i}` }, corners[i].image, corners[i].button);
   const desk = el("div", { class: "desk explore-desk" },
-    el("div", { class: "easel" },
-      el("div", { class: "panel square" }, cornerNode(0), cornerNode(1), el("div", { class: "middle" }, place), cornerNode(2), cornerNode(3)),
-      el("div", { class: "panel sheet-panel" }, sheetButton, cells)),
+    el("div", { class: "panel square" }, cornerNode(0), cornerNode(1), el("div", { class: "middle" }, place), cornerNode(2), cornerNode(3)),
     el("div", { class: "panel explore-side" },
       el("div", { class: "field" }, el("label", { for: "explore-model", "data-t": "explore.model" }), picker), reading,
       el("div", { class: "field" }, el("span", { class: "label", "data-t": "explore.pad" }), pad),
       el("div", { class: "field" }, el("label", { for: "explore-across", "data-t": "explore.across" }), across),
       el("div", { class: "field" }, el("label", { for: "explore-down", "data-t": "explore.down" }), down),
-      shares, status, el("div", { class: "acts" }, edit, save, el("button", { class: "button small", type: "button", "data-t": "explore.all", click: () => reseed([0, 1, 2, 3]) }))));
+      directions.node, shares, status, el("div", { class: "acts" }, edit, save, el("button", { class: "button small", type: "button", "data-t": "explore.all", click: () => reseed([0, 1, 2, 3]) }))),
+    el("div", { class: "easel below" }, behind.node, el("div", { class: "panel sheet-panel" }, sheetButton, cells)));
   container.append(el("div", { class: "lead" }, el("h1", { "data-t": "explore.title" }), el("p", { "data-t": "explore.lead" })), trouble, desk);
 
   const able = () => context.models.filter((one) => one.available && one.endpoints.includes("generations") && one.runtime === "torch");
@@ -50,18 +57,18 @@ export function mount(container, context) {
   /* The shares of the corners at a place, which are bilinear. */
   const weights = (x = state.across, y = state.down) => CORNERS.map(([i, j]) => (i ? x : 1 - x) * (j ? y : 1 - y));
 
-  function request(parts) {
-    const { reads, labels } = model(), prompt = reads === "text" ? state.prompt.trim() : reads === "label" ? (labels.includes(state.label) ? state.label : labels[0]) : "";
+  function request(parts, distances) {
+    const { reads, labels, directions: count } = model(), moved = directionsOf(distances.slice(0, count)), prompt = reads === "text" ? state.prompt.trim() : reads === "label" ? (labels.includes(state.label) ? state.label : labels[0]) : "";
     const merged = new Map();
     parts.forEach((share, i) => merged.set(state.seeds[i], (merged.get(state.seeds[i]) ?? 0) + share));
-    return { model: state.model, prompt, mix: [...merged].filter(([, share]) => share > 0).map(([seed, share]) => ({ seed, share: Math.min(1, share) })) };
+    return { model: state.model, prompt, mix: [...merged].filter(([, share]) => share > 0).map(([seed, share]) => ({ seed, share: Math.min(1, share) })), ...(moved.length && { directions: moved }) };
   }
 
-  const keyOf = (parts) => JSON.stringify(request(parts));
+  const keyOf = (parts, distances = state.distances) => JSON.stringify(request(parts, distances));
 
-  /* The picture of some shares as a Blob. */
-  async function picture(parts, signal) {
-    const key = keyOf(parts);
+  /* The picture of some shares as a Blob, moved along the directions. */
+  async function picture(parts, signal, distances) {
+    const key = keyOf(parts, distances);
     if (!kept.has(key)) {
       const answer = await (await post("/v1/images/generations", JSON.parse(key), { signal })).json();
       kept.set(key, new Blob([bytesOf(answer.data[0].b64_json)], { type: "image/png" }));
@@ -86,7 +93,7 @@ export function mount(container, context) {
     try {
       for (const i of CORNERS.keys()) {
         const parts = CORNERS.map((_, k) => Number(k === i));
-        put(corners[i].image, await picture(parts), t("explore.corner", { i: i + 1, seed: state.seeds[i] }));
+        put(corners[i].image, await picture(parts, undefined, []), t("explore.corner", { i: i + 1, seed: state.seeds[i] }));
       }
       do {
         wanted = "now";
@@ -131,8 +138,14 @@ export function mount(container, context) {
 
   function set(name, value) {
     state[name] = value;
+    if (name === "model") {
+      state.distances = [];
+      directions.draw(model().directions, state.distances);
+      drawReading();
+    }
     remember("explore", state);
-    if (name === "model") drawReading();
+    behind.clear();
+    behind.drawActions();
     cells.replaceChildren();
     sheet?.abort();
     follow();
@@ -147,6 +160,7 @@ export function mount(container, context) {
     Object.assign(state, change);
     remember("explore", state);
     drawPlace();
+    behind.clear();
     follow();
   }
 
@@ -184,8 +198,10 @@ export function mount(container, context) {
     picker.value = state.model;
     edit.hidden = !context.has("edit");
     sheetButton.textContent = t(sheet ? "explore.stop" : "explore.sheet");
+    directions.draw(model().directions, state.distances);
     drawReading();
     drawPlace();
+    behind.draw();
     translate(container);
     follow();
   }

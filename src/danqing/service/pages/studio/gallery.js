@@ -1,5 +1,5 @@
 /* The gallery: all pictures of this key, searched, rated, put into albums, downloaded and deleted. */
-import { call, get, post, send } from "./api.js";
+import { call, get, post, seedOf, send } from "./api.js";
 import { $, el, remember, remembered, show } from "./dom.js";
 import { openPicture } from "./lightbox.js";
 import { virtualGrid } from "./virtual_grid.js";
@@ -115,7 +115,7 @@ export function mount(container, context) {
     let at = index;
     const about = (item) => ({
       src: `/v1/gallery/${item.number}/file`, alt: item.title || t("gallery_untitled"), title: item.title || t("gallery_untitled"), crisp: Math.max(item.width, item.height) <= 160,
-      facts: `${item.model} · ${item.width} × ${item.height} · ${t("gallery_seed", { seed: item.settings.request.seed })} · ${new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "short" }).format(new Date(item.created_at * 1000))}`,
+      facts: `${item.model} · ${item.width} × ${item.height} · ${t("gallery_seed", { seed: seedOf(item.settings.request) })} · ${new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "short" }).format(new Date(item.created_at * 1000))}`,
       actions: [
         { node: stars(item) },
         { node: tags(item) },

@@ -3,7 +3,7 @@ import { send } from "./api.js";
 import { $, el, remember, remembered, show } from "./dom.js";
 import { cancel, follow, newKey, picture, start } from "./jobs.js";
 import { drawCard, drawModels } from "./model_cards.js";
-import { complain, drawForm, fill, formParts, requested, restore, settings } from "./paint_form.js";
+import { carry, complain, drawForm, fill, formParts, requested, restore, settings } from "./paint_form.js";
 import { presets, promptHistory } from "./prompts.js";
 import { codeSection } from "./request_code.js";
 import { Round } from "./rounds.js";
@@ -76,6 +76,7 @@ export function mount(container, context) {
   function choose(one) {
     model = one;
     $("prompt").value = $("named").value = "";
+    carry({});
     drawForm(model, changed);
     changed();
     drawCard(model, (chosen) => chosen === model);
@@ -118,7 +119,8 @@ export function mount(container, context) {
     return begin({ ...round.body, seed: seed ?? drawnSeed() }, named(round.body.model) ?? model);
   }
 
-  function begin(body, one) {
+  function begin({ seed, ...body }, one) {
+    if (!body.mix) body.seed = seed; // a mix has seeds of its own
     const about = { endpoint: "generations", body, title: String(body.prompt || body.label || ""), size: body.size ?? one.size, varies: one.endpoints.includes("variations") };
     return run(add({ ...about, key: newKey(), began: Date.now() }));
   }

@@ -2,7 +2,8 @@
 import { $, el, show } from "./dom.js";
 import { isWord, t } from "./words.js";
 
-const MOST_CHIPS = 40;
+const MOST_CHIPS = 40, CARRIED = ["mix", "directions"];
+let carried = {}; // what a picture brought that the form has no controls for
 
 export const sides = (size) => size.split("x").map(Number);
 const numeric = (text) => (Number.isNaN(Number(text)) ? text : Number(text));
@@ -24,6 +25,10 @@ export function formParts(earlier, presets) {
         el("input", { id: "n", type: "range", min: 1, max: 10, value: 4 })),
       el("div", { class: "field" }, el("label", { for: "seed", "data-t": "seed" }),
         el("input", { id: "seed", type: "number", step: 1, min: 0, inputmode: "numeric", "data-hint": "anySeed" }))),
+    el("p", { class: "hint", id: "carried", hidden: true }, el("span", { "data-t": "carried" }), " ", el("button", { class: "button small", type: "button", "data-t": "dismiss", click: () => {
+      carry({});
+      $("paint").dispatchEvent(new Event("input"));
+    } })),
     el("details", { class: "more" }, el("summary", { "data-t": "more" }), el("div", {}, el("div", { id: "settings" }),
       el("label", { class: "check" }, el("input", { id: "embed", type: "checkbox" }), el("span", { "data-t": "embed" })), presets)),
     el("div", { class: "error", id: "error", role: "alert", hidden: true }),
@@ -149,11 +154,18 @@ export function fill(wanted) {
   $("format").value = ["webp", "jpeg"].includes(wanted.output_format) ? wanted.output_format : "";
 }
 
+/* Keep what a request has that the form does not show; an empty one forgets it. */
+export function carry(body) {
+  carried = Object.fromEntries(CARRIED.filter((name) => body[name]?.length).map((name) => [name, body[name]]));
+  $("carried").hidden = !Object.keys(carried).length;
+  $("seed").disabled = "mix" in carried;
+}
+
 /* The request in the form, as the API takes it. */
 export function requested(model) {
   const prompt = model.reads === "text" ? $("prompt").value.trim() : model.reads === "label" ? $("named").value.trim() : "";
-  const seed = $("seed").value === "" ? {} : { seed: Number($("seed").value) };
-  return { model: model.id, prompt, n: Number($("n").value), ...seed, ...settings(), ...($("embed").checked && { embed_settings: true }) };
+  const seed = $("seed").value === "" || carried.mix ? {} : { seed: Number($("seed").value) };
+  return { model: model.id, prompt, n: Number($("n").value), ...seed, ...settings(), ...carried, ...($("embed").checked && { embed_settings: true }) };
 }
 
 /* Put a request back into the form, which is that of its model. */
@@ -164,6 +176,7 @@ export function restore(body, model, changed) {
   $("seed").value = body.seed ?? "";
   drawForm(model, changed);
   fill(body);
+  carry(body);
 }
 
 /* Say what is wrong beside the field that it is about. */

@@ -1,5 +1,5 @@
 /* The pictures of one request, from its place in the queue to the files. */
-import { bytesOf } from "./api.js";
+import { bytesOf, seedOf } from "./api.js";
 import { el } from "./dom.js";
 import { openPicture } from "./lightbox.js";
 import { sides } from "./paint_form.js";
@@ -62,7 +62,7 @@ export class Round {
 
   /* In words: its place in the queue, how long it will still take, or what it was made with. */
   said() {
-    const { model, seed } = this.body;
+    const { model } = this.body, seed = seedOf(this.body);
     if (this.state === "failed") return t("failedRound", { model });
     if (this.state === "done") return t(this.seconds === null ? "factsKept" : "facts", { model, seed, seconds: this.seconds?.toFixed(this.seconds < 10 ? 1 : 0) });
     if (this.ahead) return t("ahead", { n: number(this.ahead) });
@@ -92,7 +92,7 @@ export class Round {
     tile.classList.toggle("waiting", !isFinished);
     tile.classList.add("begun");
     const image = el("img", { src: url });
-    const name = `${this.body.model}-${this.body.seed}-${i + 1}.${kind}`;
+    const name = `${this.body.model}-${seedOf(this.body)}-${i + 1}.${kind}`;
     tile.replaceChildren(...(isFinished ? [el("button", { class: "open", type: "button", click: () => this.enlarge(i) }, image), el("span", { class: "over" },
       this.varies && el("button", { class: "button", type: "button", "data-t": "vary", click: () => this.actions.vary(this, this.blobs[i]) }),
       el("a", { class: "button", href: url, download: name, "data-t": "download" }))] : [image]));
@@ -107,7 +107,7 @@ export class Round {
         !this.variation && { label: t("newSeed"), run: () => this.actions.repeat(this, null) },
         this.varies && { label: t("vary"), run: () => this.actions.vary(this, this.blobs[at]) },
         { label: t("asInput"), run: () => this.actions.input(this, this.blobs[at]) },
-        { label: t("download"), href: this.urls[at], download: `${this.body.model}-${this.body.seed}-${at + 1}.${this.body.output_format ?? "png"}` },
+        { label: t("download"), href: this.urls[at], download: `${this.body.model}-${seedOf(this.body)}-${at + 1}.${this.body.output_format ?? "png"}` },
       ].filter(Boolean),
     });
     openPicture(about(i), (way) => about((i = (i + way + this.tiles.length) % this.tiles.length)));
@@ -122,7 +122,7 @@ export class Round {
     const context = canvas.getContext("2d");
     images.forEach((image, i) => context.drawImage(image, gap + (i % columns) * (width + gap), gap + Math.floor(i / columns) * (height + gap)));
     const url = URL.createObjectURL(await new Promise((resolve) => { canvas.toBlob(resolve); }));
-    el("a", { href: url, download: `${this.body.model}-${this.body.seed}-sheet.png` }).click();
+    el("a", { href: url, download: `${this.body.model}-${seedOf(this.body)}-sheet.png` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 10_000);
   }
 
