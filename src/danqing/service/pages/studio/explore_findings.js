@@ -3,7 +3,7 @@ import { bytesOf, get, post } from "./api.js";
 import { el, show } from "./dom.js";
 import { number, t } from "./words.js";
 
-const NEAREST = 12, CRISP = 160;
+const NEAREST = 12, CRISP = 160, AGAIN = 1000;
 const percent = (share) => number(share, { style: "percent", maximumFractionDigits: 1 });
 
 /* picture(): the file of the present picture; asked(): its model and prompt, { model, prompt }. */
@@ -51,8 +51,22 @@ export function findings(context, picture, asked) {
     el("img", { src, alt, load: ({ target }) => target.classList.toggle("crisp", Math.max(target.naturalWidth, target.naturalHeight) <= CRISP) }),
     el("figcaption", {}, caption)));
 
+  /* The images of a large run are read by several requests: each goes on where the last one ran out of time. */
+  async function untilRead(request, signal) {
+    for (;;) {
+      try {
+        return await request();
+      } catch (error) {
+        if (error.code !== "overloaded") throw error;
+      }
+      await new Promise((resolve) => { setTimeout(resolve, AGAIN); });
+      signal.throwIfAborted();
+    }
+  }
+
   async function showNearest(signal) {
-    const { id } = run(), { data } = await (await post(`/v1/runs/${id}/nearest`, await form({ count: NEAREST }, signal), { signal })).json();
+    const { id } = run(), sent = await form({ count: NEAREST }, signal);
+    const { data } = await (await untilRead(() => post(`/v1/runs/${id}/nearest`, sent, { signal }), signal)).json();
     const figures = data.map((one) => {
       const distance = number(one.distance, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
       return figure(`/v1/runs/${id}/images/${one.image}/thumbnail`, t("explore.trained", { name: one.source }), t("explore.distance", { name: one.label || one.caption || one.source, distance }));
