@@ -3,7 +3,7 @@
     python benchmarks/studio_pictures.py demo=src/danqing/model/demo --document --out docs/images
 
 Writes studio-PAGE-SCHEME-WIDTH.png for each page, light and dark, on a desk and on a phone. With
-`--document` it writes only studio-paint.png and studio-gallery.png, for the documents. Playwright, Chromium
+`--document` it writes only studio-paint.png, -edit, -explore and -gallery, for the documents. Playwright, Chromium
 and a font with Chinese letters are needed.
 """
 
@@ -17,11 +17,17 @@ from service_process import ServiceProcess
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CORNERS = "rocket"
 PROMPTS = ("a red apple", "火箭", "a ghost", "butterfly", "an old man", "a blue fish", "octopus")
-DOCUMENT = (("gallery", "dark", 1280, "en-US"), ("paint", "light", 1280, "en-US"))  # painting adds pictures
+DOCUMENT = (  # painting adds pictures to the gallery
+    ("gallery", "dark", 1280, "en-US"),
+    ("paint", "light", 1280, "en-US"),
+    ("explore", "light", 1280, "en-US"),
+    ("edit", "light", 1280, "en-US"),
+)
 ALL = tuple(
     (page, scheme, width, "zh-CN" if (scheme == "dark") == (width == 1280) else "en-US")
-    for page in ("paint", "gallery", "account")
+    for page in ("paint", "edit", "explore", "gallery", "account")
     for scheme in ("light", "dark")
     for width in (1280, 360)
 )
@@ -84,6 +90,20 @@ def opened(browser: Browser, url: str, name: str, scheme: str, width: int, local
         page.locator("#go").click()
         expect(page.locator("#rounds .tile button img")).to_have_count(6, timeout=_WAIT)
         page.evaluate("scrollTo(0, 0)")
+    elif name == "explore":
+        page.locator("#explore-reading").fill(CORNERS)
+        page.locator("#explore-reading").blur()
+        expect(page.locator(".explore-side [role=status]").first).to_contain_text("50", timeout=_WAIT)
+    elif name == "edit":
+        first = page.request.get(f"{url}/v1/gallery?limit=1").json()["data"][0]["number"]
+        content = page.request.get(f"{url}/v1/gallery/{first}/file").body()
+        page.set_input_files("#edit-file", {"name": "picture.png", "mimeType": "image/png", "buffer": content})
+        box = page.locator(".layer .picture").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 0.4 * box["height"], steps=8)
+        page.mouse.up()
     elif name == "gallery":
         page.wait_for_selector(".cell img")
         expect(page.locator("#gallery-use")).not_to_be_empty()
