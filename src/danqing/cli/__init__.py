@@ -191,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
+    output.prepare_streams()
     try:
         locale.set_language(locale.wanted_language(os.environ, (sys.stdout.encoding, sys.stderr.encoding)))
         with warnings.catch_warnings():
