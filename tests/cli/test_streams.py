@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from danqing.cli import main
 
@@ -48,3 +52,18 @@ def test_a_result_that_cannot_be_written_is_an_error(
             main(words)
     assert left.value.code == 2
     assert "cannot be written to stdout (No space left on device)" in capsys.readouterr().err
+
+
+def test_chinese_folders_are_read_where_the_system_knows_only_ascii(tmp_path: Path) -> None:
+    for number, label in enumerate("猫狗"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (99 * number, 0, 0)).save(tmp_path / "data" / label / "图.png")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "DANQING_CACHE": "cache"}
+    done = subprocess.run(
+        [sys.executable, "-m", "danqing", "data", "check", "data"],
+        cwd=tmp_path,
+        env={**os.environ, **ascii_only},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"\u72d7 50.0%, \u732b 50.0%" in done.stdout

@@ -294,6 +294,26 @@ def test_zip_names_fit_the_encoding_of_their_bytes(
     assert counts(open_dataset(raw_zip(tmp_path / "a.zip", names))) == dict.fromkeys(sorted(folders), 3)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_one_foreign_name_does_not_change_the_others(kind: str, tmp_path: Path) -> None:
+    names = [f"{label}/{n}.png".encode() for label in ("猫", "狗") for n in range(2)]
+    names += [
+        "猫/红色".encode("gbk") + b".png",
+        "猫/".encode() + "蓝色的方块".encode("gbk") + b".png",
+        b"\xff\xfe.png",
+    ]
+    if kind == "zip":
+        raw_zip(tmp_path / "a.zip", [(name, 0, b"") for name in names])
+    for number, name in enumerate(names if kind == "folder" else ()):
+        path = os.fsencode(tmp_path) + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(png(number))
+    dataset = open_dataset(tmp_path if kind == "folder" else tmp_path / "a.zip")
+    assert {"猫", "狗"} <= set(dataset.label_names)
+    assert counts(dataset)["狗"] == 2
+    assert len(dataset) == len(names)
+
+
 def test_the_unicode_field_of_a_zip_comes_before_a_guess(tmp_path: Path) -> None:
     def unicode_path(raw: bytes, text: str) -> bytes:
         content = b"\1" + struct.pack("<L", zlib.crc32(raw)) + text.encode()

@@ -20,6 +20,8 @@ from danqing.locale import translate, translate_exactly
 from danqing.progress import console, say
 from danqing.version import __version__
 
+_FAIL = ("strict", "surrogateescape")
+"""How streams treat characters that they lack, by default: with an exception, for most of them."""
 _LIBRARIES = ("torch", "numpy", "pillow", "safetensors", "pydantic")
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; progress stays on stderr.")
@@ -62,7 +64,7 @@ def prepare_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, _nothing(mode))
-        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors in _FAIL:
             stream.reconfigure(errors="backslashreplace")
 
 
