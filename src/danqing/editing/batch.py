@@ -326,7 +326,11 @@ class _Batch:
         path = self._shown(output)
         if output in self.taken:
             raise DataError(f"{self.taken[output]} is written to {path} too: rename one of them.")
-        if self.place.path_of(output).exists():
+        try:
+            is_taken = self.place.path_of(output).exists()
+        except OSError as error:  # the name of the input fits, but not with a suffix, or in this folder
+            raise DataError(f"{path} cannot be written ({error.strerror}): shorten its name.") from error
+        if is_taken:
             raise DataError(
                 f"{path} exists and is not a result of this edit: delete it, or choose another --out."
             )
