@@ -453,6 +453,47 @@ def test_a_table_in_utf_16_is_read(tmp_path: Path) -> None:
     assert open_dataset(tmp_path).texts([0, 1]) == ("红", "blue")
 
 
+def test_rows_without_values_are_no_rows(tmp_path: Path) -> None:
+    write(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,one\n,\n,,,\n\n1.png,two\n,,\n")
+    assert open_dataset(tmp_path).texts([0, 1]) == ("one", "two")
+
+
+def test_a_quote_that_nothing_closes_is_named_by_its_line(tmp_path: Path) -> None:
+    write(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "metadata.csv").write_text('file_name,text\n0.png,"a\nb 5"\n1.png,"two\n2.png,three\n')
+    with pytest.raises(DataError, match="line 4, opens a quote that nothing closes"):
+        open_dataset(tmp_path)
+    (tmp_path / "metadata.csv").write_text('file_name,text\n0.png,5" tall\n1.png,"a\n""b"""\n')
+    assert open_dataset(tmp_path).texts([0, 1]) == ('5" tall', 'a\n"b"')
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_tables_of_ids_name_images_without_their_suffix(kind: str, tmp_path: Path) -> None:
+    files = [("photos/1.png", png(0)), ("photos/2.PNG", png(1)), ("photos/2.5.png", png(2))]
+    files.append(("photos/metadata.csv", b"image,label\n1,cat\n2,dog\n2.5,owl\n"))
+    assert counts(open_dataset(held(kind, files, tmp_path))) == {"cat": 1, "dog": 1, "owl": 1}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_texts_may_be_named_after_the_whole_name_of_an_image(kind: str, tmp_path: Path) -> None:
+    files = [
+        ("a.png", png(0)),
+        ("a.png.txt", b"first"),
+        ("b.jpg.png", png(1)),
+        ("b.jpg.png.json", b'{"text": "x"}'),
+    ]
+    files += [("c.png", png(2)), ("c.png.txt", b"own"), ("c.txt", b"shared")]
+    assert open_dataset(held(kind, files, tmp_path)).texts(range(3)) == ("first", "x", "own")
+
+
+def test_a_label_that_is_not_unicode_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, ["0.png"])
+    (tmp_path / "0.cls").write_bytes("红".encode("gbk"))
+    with pytest.raises(DataError, match=r"0.cls is not UTF-8: save it as UTF-8"):
+        open_dataset(tmp_path)
+
+
 def test_a_caption_with_an_unquoted_comma_is_not_cut(tmp_path: Path) -> None:
     write(tmp_path, ["0.png"])
     (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a cat, asleep\n")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from danqing.errors import ConfigError, explain
 from danqing.pipelines.sources import split_source
+from danqing.text_encoding import decode_text
 from danqing.trust.filter_settings import FilterSettings
 from danqing.trust.settings import MarkSettings
 
@@ -311,7 +312,7 @@ def read(path: Path) -> dict[str, Any]:
     Paths in it are relative to its folder. Raises ConfigError.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(decode_text(path.read_bytes()))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

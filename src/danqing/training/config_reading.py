@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from danqing import presets
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class
+from danqing.text_encoding import decode_text
 from danqing.training.config import RunConfig, flat
 from danqing.training.config_sections import (
     SHARED,
@@ -95,7 +96,7 @@ def from_toml(path: Path) -> RunConfig:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the plain values of a TOML file; raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(decode_text(path.read_bytes()))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
