@@ -1,4 +1,4 @@
-"""The streams of a command: encodings without some characters, closed ones, and full disks."""
+"""What surrounds a command: encodings and streams, full disks, and variables of the shell."""
 
 import io
 import json
@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 
 from danqing.cli import main
+from danqing.data import open_dataset
+from danqing.errors import DataError
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, encoding: str, *words: str) -> str:
@@ -67,3 +69,31 @@ def test_chinese_folders_are_read_where_the_system_knows_only_ascii(tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     assert rb"\u72d7 50.0%, \u732b 50.0%" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data", "check", ""),
+        ("train", "", "--preset", "vae-32"),
+        ("upscale", "model", "--quiet", ""),
+        ("sample", "demo", "--each", ""),
+        ("sample", "demo", "--out="),
+        ("evaluate", "folder", "--data", ""),
+    ],
+)
+def test_an_unset_variable_of_the_shell_is_not_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("0.png")
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert "is empty: give a name." in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["0.png"]
+    with pytest.raises(DataError, match="The name of the data is empty"):
+        open_dataset(" ")

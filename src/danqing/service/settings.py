@@ -1,7 +1,7 @@
 """The settings of a service: from a TOML file, then from the command line."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -339,7 +339,15 @@ def checked(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, _names(Settings))) from error
+
+
+def _names(section: type[BaseModel], before: str = "") -> Iterator[str]:
+    """The dotted names of all settings."""
+    for name, field in section.model_fields.items():
+        yield before + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _names(field.annotation, f"{before}{name}.")
 
 
 def _from(folder: Path, model: Any) -> Any:

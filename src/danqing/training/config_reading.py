@@ -1,5 +1,6 @@
 """From presets, files and `key=value` settings to one checked configuration."""
 
+import contextlib
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -114,7 +115,14 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, _known(values))) from error
+
+
+def _known(values: Mapping[str, Any]) -> list[str]:
+    """The dotted paths of all settings, none where the family is not known."""
+    with contextlib.suppress(ConfigError):
+        return list(_keys(str(values.get("family", ""))))
+    return []
 
 
 def apply_setting(values: dict[str, Any], key: str, value: Any) -> None:
