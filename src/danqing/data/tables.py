@@ -189,12 +189,18 @@ def _text(value: Any) -> str:
 
 
 def delimiter_of(text: str) -> str:
-    """Return what separates the cells of a table: a tab, `;` or `,`, whichever its heading has most of."""
+    """Return what separates the cells of a table.
+
+    A tab, `;` or `,`, whichever its heading has most of.
+    """
     return max("\t;,", key=text.split("\n", 1)[0].count)
 
 
 def csv_rows(place: str, text: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a CSV table by header; raises DataError with the line."""
+    """Yield the rows of a CSV table by header.
+
+    Raises DataError with the line.
+    """
     delimiter = delimiter_of(text)
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     start = end = 0
