@@ -42,7 +42,7 @@ def count_images(
 ) -> int:
     """Return the number of seeds, prompts, labels or attributes, or 1."""
     lists = [given for given in (seeds, prompt, label, attributes) if given is not None]
-    return next((len(given) for given in lists if not isinstance(given, str | Integral | Mapping)), 1)
+    return next((len(given) for given in lists if not isinstance(given, str | int | Integral | Mapping)), 1)
 
 
 def image_seeds(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
