@@ -23,6 +23,7 @@ ROOMS = [
         "names",
         "threads",
         "quantities",
+        "text_encoding",
         "precision",
         "options",
         "arrays",

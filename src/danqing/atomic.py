@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 _LEFTOVERS = ".*.tmp"
+_LONG = 200
+"""Bytes of a name from which on the temporary one is shorter: file systems allow 255."""
 
 
 @contextlib.contextmanager
@@ -26,7 +29,7 @@ def replacing(path: str | Path, *, private: bool = False, is_new: bool = False) 
     new content survives a power cut.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -102,7 +105,7 @@ def present(folder: Path) -> set[str]:
 
 def remove_leftovers_of(path: Path) -> None:
     """Delete what killed writers of one file left beside it."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for leftover in path.parent.glob(f"{glob.escape(_prefix(path))}*.tmp"):
         with contextlib.suppress(OSError):
             leftover.unlink()
 
@@ -115,6 +118,14 @@ def remove_leftovers(folder: Path) -> None:
         else:
             with contextlib.suppress(OSError):
                 leftover.unlink()
+
+
+def _prefix(path: Path) -> str:
+    """Return how the temporary names of a file begin."""
+    name, raw = path.name, os.fsencode(path.name)
+    if len(raw) > _LONG:
+        name = name[:40] + hashlib.blake2b(raw, digest_size=8).hexdigest()
+    return f".{name}."
 
 
 def _move_to_new(temporary: str, path: Path) -> None:

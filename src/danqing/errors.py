@@ -1,6 +1,7 @@
 """What Danqing raises. Every message is one sentence that says what happened and what to do next."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -70,16 +71,23 @@ class TrustError(DanqingError):
     """Keys, signatures or marks that cannot be made, read or trusted."""
 
 
-def explain(error: "ValidationError") -> str:
+def explain(error: "ValidationError", known: Iterable[str] = ()) -> str:
     """Return the first mistakes that pydantic found, as one sentence.
 
     It has the names that the user wrote.
+
+    known: the dotted names that exist, to name the nearest to one that does not.
     """
     from pydantic import BaseModel
 
     mistakes = []
     for mistake in error.errors()[:4]:
         where = ".".join(str(part) for part in mistake["loc"]) or "the configuration"
+        if mistake["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(where, list(known), n=1)
+            nearest = f", the nearest is {near[0]}" if near else ""
+            mistakes.append(f"{where}: there is no such setting{nearest}")
+            continue
         given = mistake["input"]
         given = str(given) if isinstance(given, PurePath) else given
         # A whole table is given where settings do not fit each other: the message names them.

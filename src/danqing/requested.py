@@ -1,6 +1,7 @@
 """What is requested of a model, one row per image: checked, without PyTorch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Protocol
 
 from danqing.data.captions import captions_of
@@ -41,17 +42,19 @@ def count_images(
 ) -> int:
     """Return the number of seeds, prompts, labels or attributes, or 1."""
     lists = [given for given in (seeds, prompt, label, attributes) if given is not None]
-    return next((len(given) for given in lists if not isinstance(given, str | int | Mapping)), 1)
+    return next((len(given) for given in lists if not isinstance(given, str | int | Integral | Mapping)), 1)
 
 
 def image_seeds(count: int, seed: int, seeds: Sequence[int] | None) -> list[int]:
     """Return one seed per image: those given, or `count` derived from one.
 
-    Raises ConfigError where a seed is negative, or where there are not `count` seeds.
+    Raises ConfigError where a seed is negative or no whole number, or where there are not `count` seeds.
     """
-    for given in (seed, *(seeds or ())):
-        if given < 0:
-            raise ConfigError(f"A seed is a whole number from 0 on, not {given}.")
+    if not isinstance(count, Integral):
+        raise ConfigError(f"The number of images is a whole number, not {count!r}.")
+    for given in (seed, *(() if seeds is None else seeds)):
+        if not isinstance(given, Integral) or given < 0:
+            raise ConfigError(f"A seed is a whole number from 0 on, not {given!r}.")
     derived = (derived_seed(seed, "image", number) for number in range(count))
     chosen = list(derived if seeds is None else seeds)
     if len(chosen) != count:
@@ -73,7 +76,9 @@ def labels(config: HasConditions, label: Label, seeds: Sequence[int], draw: Draw
     if label is None:
         frequencies = config.label_frequencies or (1.0,) * len(config.labels)
         return [draw(frequencies, seed) for seed in seeds]
-    wanted = [label] * len(seeds) if isinstance(label, str | int) else list(label)
+    if not isinstance(label, str | Integral | Iterable):
+        raise ConfigError(f"A label is a name or a whole number, not {label!r}.")
+    wanted = [label] * len(seeds) if isinstance(label, str | Integral) else list(label)
     if len(wanted) != len(seeds):
         raise ConfigError(
             f"Give one label, or one per image: there are {len(wanted)} for {len(seeds)} images."

@@ -339,12 +339,22 @@ def test_what_a_row_leaves_out_is_as_on_the_command_line(tmp_path: Path, ending:
     ]
 
 
+def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    content = "Prompt; N ;Guidance Scale;\r\na, red heart;2;3;\r\nb;;;;\r\n"
+    (tmp_path / "a.csv").write_text(content, encoding="utf-8-sig")
+    first, second = read(tmp_path / "a.csv", DEFAULT)
+    assert (first.prompt, first.n, first.options["guidance_scale"]) == ("a, red heart", 2, 3)
+    assert (second.prompt, second.n) == ("b", DEFAULT.n)
+    (tmp_path / "a.csv").write_text('prompt\na, red heart\n"b, c"\n')
+    assert [row.prompt for row in read(tmp_path / "a.csv", DEFAULT)] == ["a, red heart", "b, c"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
         ("a.txt", "\n \n", "holds no prompts"),
         ("a.csv", "text\na\n", "line 2, has no prompt"),
-        ("a.csv", "prompt\na, red heart\n", "line 2, has more cells than columns"),
+        ("a.csv", "prompt,n\na, red heart,1\n", "line 2, has more cells than columns"),
         ("a.csv", "prompt,n\na,0\n", "line 2, has n 0: give a whole number"),
         ("a.csv", "prompt,seed\na,x\n", "line 2, has seed 'x'"),
         ("a.csv", f"prompt\n{'a' * 140_000}\n", "is not valid CSV"),

@@ -294,6 +294,26 @@ def test_zip_names_fit_the_encoding_of_their_bytes(
     assert counts(open_dataset(raw_zip(tmp_path / "a.zip", names))) == dict.fromkeys(sorted(folders), 3)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_one_foreign_name_does_not_change_the_others(kind: str, tmp_path: Path) -> None:
+    names = [f"{label}/{n}.png".encode() for label in ("猫", "狗") for n in range(2)]
+    names += [
+        "猫/红色".encode("gbk") + b".png",
+        "猫/".encode() + "蓝色的方块".encode("gbk") + b".png",
+        b"\xff\xfe.png",
+    ]
+    if kind == "zip":
+        raw_zip(tmp_path / "a.zip", [(name, 0, b"") for name in names])
+    for number, name in enumerate(names if kind == "folder" else ()):
+        path = os.fsencode(tmp_path) + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(png(number))
+    dataset = open_dataset(tmp_path if kind == "folder" else tmp_path / "a.zip")
+    assert {"猫", "狗"} <= set(dataset.label_names)
+    assert counts(dataset)["狗"] == 2
+    assert len(dataset) == len(names)
+
+
 def test_the_unicode_field_of_a_zip_comes_before_a_guess(tmp_path: Path) -> None:
     def unicode_path(raw: bytes, text: str) -> bytes:
         content = b"\1" + struct.pack("<L", zlib.crc32(raw)) + text.encode()
@@ -431,6 +451,47 @@ def test_a_table_in_utf_16_is_read(tmp_path: Path) -> None:
     write(tmp_path, ["0.png", "1.png"])
     (tmp_path / "metadata.tsv").write_text("file_name\ttext\n0.png\t红\n1.png\tblue\n", encoding="utf-16")
     assert open_dataset(tmp_path).texts([0, 1]) == ("红", "blue")
+
+
+def test_rows_without_values_are_no_rows(tmp_path: Path) -> None:
+    write(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,one\n,\n,,,\n\n1.png,two\n,,\n")
+    assert open_dataset(tmp_path).texts([0, 1]) == ("one", "two")
+
+
+def test_a_quote_that_nothing_closes_is_named_by_its_line(tmp_path: Path) -> None:
+    write(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "metadata.csv").write_text('file_name,text\n0.png,"a\nb 5"\n1.png,"two\n2.png,three\n')
+    with pytest.raises(DataError, match="line 4, opens a quote that nothing closes"):
+        open_dataset(tmp_path)
+    (tmp_path / "metadata.csv").write_text('file_name,text\n0.png,5" tall\n1.png,"a\n""b"""\n')
+    assert open_dataset(tmp_path).texts([0, 1]) == ('5" tall', 'a\n"b"')
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_tables_of_ids_name_images_without_their_suffix(kind: str, tmp_path: Path) -> None:
+    files = [("photos/1.png", png(0)), ("photos/2.PNG", png(1)), ("photos/2.5.png", png(2))]
+    files.append(("photos/metadata.csv", b"image,label\n1,cat\n2,dog\n2.5,owl\n"))
+    assert counts(open_dataset(held(kind, files, tmp_path))) == {"cat": 1, "dog": 1, "owl": 1}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_texts_may_be_named_after_the_whole_name_of_an_image(kind: str, tmp_path: Path) -> None:
+    files = [
+        ("a.png", png(0)),
+        ("a.png.txt", b"first"),
+        ("b.jpg.png", png(1)),
+        ("b.jpg.png.json", b'{"text": "x"}'),
+    ]
+    files += [("c.png", png(2)), ("c.png.txt", b"own"), ("c.txt", b"shared")]
+    assert open_dataset(held(kind, files, tmp_path)).texts(range(3)) == ("first", "x", "own")
+
+
+def test_a_label_that_is_not_unicode_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, ["0.png"])
+    (tmp_path / "0.cls").write_bytes("红".encode("gbk"))
+    with pytest.raises(DataError, match=r"0.cls is not UTF-8: save it as UTF-8"):
+        open_dataset(tmp_path)
 
 
 def test_a_caption_with_an_unquoted_comma_is_not_cut(tmp_path: Path) -> None:

@@ -388,3 +388,9 @@ def test_alpha_is_kept_by_choice_and_dropped_where_all_is_opaque(tmp_path: Path)
     assert open_dataset(tmp_path / "clear", alpha="keep").channels == 4
     assert open_dataset(tmp_path / "clear").channels == 3
     assert open_dataset(tmp_path / "opaque", alpha="keep").channels == 3
+
+
+@pytest.mark.parametrize("size", [32, "32x32", (8.0, 8), (8,), (8, 8, 3)])
+def test_a_size_that_is_no_pair_is_an_error(tmp_path: Path, size: object) -> None:
+    with pytest.raises(ConfigError, match=r"A size is \(width, height\) in pixels, such as \(32, 32\), not"):
+        open_dataset(tmp_path, size=size)  # type: ignore[arg-type]

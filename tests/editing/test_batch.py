@@ -66,6 +66,16 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_a_name_that_is_too_long_for_the_result_fails_alone(given: Path, tmp_path: Path) -> None:
+    long = "图" * 83 + ".gif"  # 253 bytes: too many with the .png that is added
+    (given / long).write_bytes(file_of(Image.new("P", (4, 4), 1), "GIF"))
+    fits = "图" * 83 + ".png"
+    (given / fits).write_bytes(file_of(photo()))
+    found = edit_files(INVERT, given, tmp_path / "out", seed=5)
+    assert sorted(found.written) == sorted([*GOOD, fits])
+    assert found.failed[long].endswith("cannot be written (File name too long): shorten its name.")
+
+
 def test_outputs_keep_their_names_and_formats_and_failures_are_listed(given: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = edit_files(INVERT, given, out, seed=5)

@@ -106,3 +106,21 @@ def test_another_mask_of_a_folder_is_told_when_a_batch_continues(tmp_path: Path)
     assert set(filled(one).written) == {"a.png"}
     assert set(filled(one).skipped) == {"a.png"}
     assert "other options for this image" in filled(other).failed["a.png"]
+
+
+@pytest.mark.parametrize("value", [0, 1, 100, 127, 128, 255])
+def test_a_mask_that_is_white_nowhere_is_noted(tmp_path: Path, value: int) -> None:
+    image = np.full((20, 30, 3), 9, np.uint8)
+    mask = np.zeros((20, 30, 1), np.uint8)
+    mask[:10] = value
+    for name, values in (("a.png", image), ("mask.png", mask)):
+        (tmp_path / name).write_bytes(files.write(values, files.FileStyle("PNG")))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "in" / "a.png")
+    result = dq.fill(random_pixels(), tmp_path / "in", out=tmp_path / "out", mask=tmp_path / "mask.png")
+    assert isinstance(result, BatchResult)
+    after, _ = files.read((tmp_path / "out" / "a.png").read_bytes())
+    is_white = value in (1, 128, 255)  # a mask of zeros and ones is one of libraries for arrays
+    assert bool((after[:10] != 9).any()) == is_white
+    assert np.array_equal(after[10:], image[10:])
+    assert ("the mask is white nowhere" in " ".join(result.notes.get("a.png", ()))) != is_white

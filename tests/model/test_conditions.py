@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from danqing import families
+from danqing import families, requested
 from danqing.errors import ConfigError
 from danqing.families.base import Condition, Family, FamilyConfig, ReadsText
 from danqing.images import Images
@@ -267,3 +267,24 @@ def test_a_label_means_one_thing_however_it_is_written(
     names: tuple[str, ...], wanted: str | int, found: int | None
 ) -> None:
     assert match_index(wanted, names) == found
+
+
+def test_numbers_of_numpy_are_numbers_and_others_are_named() -> None:
+    config = families.parse_config({"family": "gan", "width": 8, "height": 8, "labels": ["a", "b"]})
+
+    def draw(weights: Any, seed: int) -> int:
+        raise AssertionError
+
+    for label in (1, np.int64(1), np.array([1, 1]), ["b", np.uint8(1)], "b"):
+        assert requested.labels(config, label, [0, 1], draw) == [1, 1]
+        assert count_images(label, None, None) == (1 if isinstance(label, int | str | np.int64) else 2)
+    assert requested.image_seeds(2, 0, np.arange(2)) == [0, 1]
+    assert requested.image_seeds(np.int64(2), np.int64(3), None) == requested.image_seeds(2, 3, None)
+    for given, sentence in (
+        (lambda: requested.labels(config, 1.0, [0], draw), "A label is a name or a whole number, not 1.0"),
+        (lambda: requested.image_seeds(1, None, None), "A seed is a whole number from 0 on, not None"),
+        (lambda: requested.image_seeds(1, 0.5, None), "not 0.5"),
+        (lambda: requested.image_seeds(1.5, 0, None), "The number of images is a whole number, not 1.5"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            given()

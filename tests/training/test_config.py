@@ -5,6 +5,7 @@ import pytest
 from danqing import presets
 from danqing.errors import ConfigError
 from danqing.families.vae import VAEConfig
+from danqing.service import settings
 from danqing.training import config_reading
 from danqing.training.config import differences
 
@@ -144,3 +145,16 @@ def test_a_configuration_file_that_cannot_be_read_is_a_sentence(tmp_path):
         config_reading.resolve(config=tmp_path / "missing.toml")
     with pytest.raises(ConfigError, match="not both"):
         config_reading.resolve(config=broken, preset="vae-32")
+
+
+def test_a_mistake_in_a_file_names_the_nearest_setting(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text('family = "vae"\nbatchsize = 8\n[extra]\nx = 1\n')
+    with pytest.raises(ConfigError) as raised:
+        config_reading.from_toml(path)
+    assert str(raised.value) == (
+        "batchsize: there is no such setting, the nearest is batch_size; extra: there is no such setting."
+    )
+    path.write_text("[limits]\nbody_byte = 1\n")
+    with pytest.raises(ConfigError, match=r"limits.body_byte: .* the nearest is limits.body_bytes\."):
+        settings.checked(settings.read(path))

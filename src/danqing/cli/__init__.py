@@ -61,6 +61,8 @@ from danqing.progress import Verbosity
 from danqing.version import __version__
 
 _MISTAKE = 2
+_PLACES = frozenset({"--out", "--each", "--data"})
+_FLAGS = frozenset({"--json", "--quiet", "-q", "--verbose", "-v"})
 # Depending on its version, Typer uses click or its own copy of it; both derive BadParameter from UsageError.
 _UsageError: type[BaseException] = typer.BadParameter.__bases__[0]
 
@@ -216,6 +218,18 @@ def _add_options(group: Any, options: Sequence[Any]) -> None:
         _add_options(command, options)
 
 
+def _reject_empty(words: Sequence[str]) -> None:
+    """Raise ConfigError for an empty argument or place.
+
+    It is a variable of a shell that is not set, and would mean the current folder.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        name, has_value, value = word.partition("=")
+        place = name if has_value and not value else before if not word else ""
+        if place in _PLACES or (not word and (before in _FLAGS or not before.startswith("-"))):
+            raise ConfigError(f"{place if place in _PLACES else 'An argument'} is empty: give a name.")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code.
 
@@ -225,8 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
+    output.prepare_streams()
     try:
         locale.set_language(locale.wanted_language(os.environ, (sys.stdout.encoding, sys.stderr.encoding)))
+        _reject_empty(words)
         with warnings.catch_warnings():
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
             sys.exit(whole_command()(words, prog_name="danqing", standalone_mode=False) or 0)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from danqing import atomic
 from danqing.cli.arguments import parse_value
+from danqing.data.tables import delimiter_of, plain_header
 from danqing.errors import ConfigError
 from danqing.names import match
+from danqing.text_encoding import decode_text
 
 if TYPE_CHECKING:
     from danqing.compress.runtime import RuntimeModel
@@ -78,7 +80,7 @@ def read(
     Raises ConfigError.
     """
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = decode_text(path.read_bytes())
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8: save it as UTF-8.") from error
     except OSError as error:
@@ -162,16 +164,18 @@ def _row(
 
 def _csv(path: Path, content: str, texts: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the place and the cells of each row; cells of the columns `texts` stay as they are."""
-    table = csv.DictReader(io.StringIO(content, newline=""), restkey="")
+    table = csv.DictReader(io.StringIO(content, newline=""), restkey="", delimiter=delimiter_of(content))
     try:
         for row in table:
             where = f"{path}, line {table.line_num}"
-            if row.pop("", None):
+            if any(row.pop("", None) or ()):
                 raise ConfigError(f"{where}, has more cells than columns: put its prompt in quotes.")
             yield (
                 where,
                 {
-                    key: value if value is None or match(key, texts) else parse_value(value.strip())
+                    plain_header(key): value
+                    if value is None or match(key, texts)
+                    else parse_value(value.strip())
                     for key, value in row.items()
                 },
             )

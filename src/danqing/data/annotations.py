@@ -1,5 +1,6 @@
 """Tables, matched with the images that they describe."""
 
+import functools
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from danqing.data.files import Files
 from danqing.data.split_names import split_named
 from danqing.data.survey import Survey
 from danqing.data.tables import Table, plain_header
+from danqing.image_files.formats import is_image_name
 from danqing.names import normalized
 
 
@@ -128,7 +130,7 @@ def read_annotations(
 class Matcher:
     """Finds the image of a path in a table.
 
-    Exactly, else regardless of case, else by a unique file name.
+    Exactly, else regardless of case, else by a path without the suffix, else by a unique file name.
     """
 
     def __init__(self, files: Files, images: Sequence[str]) -> None:
@@ -136,8 +138,8 @@ class Matcher:
         self._exact: dict[str, str] = {}
         self._caseless: dict[str, str | None] = {}
         self._names: dict[str, str | None] = {}
-        for image in images:
-            path = files.inner(image)
+        self._paths = [(files.inner(image), image) for image in images]
+        for path, image in self._paths:
             self._exact[path] = image
             for known, key in (
                 (self._caseless, path.casefold()),
@@ -156,8 +158,19 @@ class Matcher:
             return found
         if inside.startswith("../"):
             return None
+        if not is_image_name(written) and (found := self._stems.get(inside.casefold())):
+            return found
         found = self._names.get(posixpath.basename(written).casefold())
         self.by_name_alone += found is not None
+        return found
+
+    @functools.cached_property
+    def _stems(self) -> dict[str, str | None]:
+        """The images by their paths without suffix, as tables of ids name them."""
+        found: dict[str, str | None] = {}
+        for path, image in self._paths:
+            stem = posixpath.splitext(path)[0].casefold()
+            found[stem] = None if stem in found else image
         return found
 
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, cast, get_args
 
 from danqing import atomic
 from danqing.errors import DataError
+from danqing.text_encoding import decode_text
 
 Decision = Literal["keep", "drop", "relabel"]
 
@@ -48,7 +49,7 @@ def read_clean_list(path: str | Path) -> tuple[CleanRow, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = decode_text(path.read_bytes())
     except OSError as error:
         raise DataError(
             f"The clean list {path} cannot be read ({error.strerror or error}): write one with "

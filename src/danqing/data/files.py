@@ -58,7 +58,7 @@ class Files(Protocol):
 class Listing:
     """Return decoded paths, each with the raw name that the system uses.
 
-    Names are decoded together, because all have the same encoding, and normalised to Unicode's composed form.
+    Names are decoded together, and normalised to Unicode's composed form.
     Both path separators count, and no path leads out: `../a.png` is `a.png`. known: the text of names whose
     encoding is stated.
     """

@@ -70,7 +70,8 @@ class Folder:
         return count
 
     def _path(self, name: str) -> Path:
-        return self.path / os.fsdecode(self._raw.get(name, os.fsencode(name)))
+        raw = self._raw.get(name)
+        return self.path / (name if raw is None else os.fsdecode(raw))
 
     @functools.cached_property
     def _names(self) -> list[str]:
@@ -79,7 +80,7 @@ class Folder:
         self.notes += listing.notes
         self.ignored += seen + listing.ignored
         # Only the few names that differ from the system's are kept, to save memory for a million files.
-        self._raw = {name: raw for name, raw in listing.raw.items() if os.fsencode(name) != raw}
+        self._raw = {name: raw for name, raw in listing.raw.items() if os.fsdecode(raw) != name}
         return sorted(listing.raw)
 
     def _walk(

@@ -103,6 +103,8 @@ def _remarks(found: list[Natural], spec: ImageSpec, count: int) -> list[str]:
     remarks = []
     if count < FEW:
         remarks.append(f"There are only {count} images: a model will copy them rather than learn from them.")
+    if count == 1:
+        remarks[0] = "There is only one image: a model will copy it rather than learn from it."
     sizes = sorted({seen.size for seen in found}, key=lambda size: size[0] * size[1])
     if len(sizes) > 1:
         (small_w, small_h), (large_w, large_h) = sizes[0], sizes[-1]

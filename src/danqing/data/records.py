@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -53,7 +54,10 @@ class ImageSpec:
     ignore_reservations: bool = False
 
     def __post_init__(self) -> None:
-        for width, height in (*self.chosen_buckets, *([self.size] if self.size is not None else [])):
+        for size in (*self.chosen_buckets, *([self.size] if self.size is not None else [])):
+            if not _is_size(size):
+                raise ConfigError(f"A size is (width, height) in pixels, such as (32, 32), not {size!r}.")
+            width, height = size
             if not (1 <= width <= 4096 and 1 <= height <= 4096):
                 raise ConfigError(f"The size {width}x{height} is out of range: use 1 to 4096 a side.")
         for value, choices, name in (
@@ -109,6 +113,12 @@ class ImageSpec:
 
 
 Load = Callable[[], Loaded]
+
+
+def _is_size(size: Any) -> bool:
+    """Return whether a value is a pair of whole numbers."""
+    is_pair = isinstance(size, Sequence) and not isinstance(size, str) and len(size) == 2
+    return is_pair and all(isinstance(side, Integral) for side in size)
 
 
 def _size_of(image: Pixels | Image.Image | Deep) -> Size:

@@ -51,8 +51,8 @@ class Words(NamedTuple):
 def find_beside(images: Sequence[str], others: Iterable[str]) -> dict[str, Beside]:
     """Return the side files of the images that have some.
 
-    They share its path up to the last dot, or to an earlier one: `a.txt` belongs to both `a.left.png` and
-    `a.right.png`. But `2023-07-14 12.30.01.png` is a name with dots in it.
+    They share its path, up to the last dot, or to an earlier one: `a.png.txt` belongs to `a.png`, and `a.txt`
+    to both `a.left.png` and `a.right.png`. But `2023-07-14 12.30.01.png` is a name with dots in it.
     """
     by_stem: dict[str, dict[str, str]] = {}
     for name in others:
@@ -104,7 +104,7 @@ def read_beside(files: Beside, read: Read) -> Words:
             (label,) = tables.label_texts([found.get(columns.label or "")])
             caption = tables.caption_text(found.get(columns.caption or ""))
     if files.label is not None:
-        text = normalized(read(files.label).decode("utf-8-sig", "replace"))
+        text = normalized(tables.decoded_text(files.label, read(files.label)))
         label = None if tables.is_missing(text) else text
     if files.caption is not None:
         caption = tables.caption_text(tables.decoded_text(files.caption, read(files.caption))) or caption
@@ -112,7 +112,8 @@ def read_beside(files: Beside, read: Read) -> Words:
 
 
 def _stems(image: str) -> Iterable[str]:
-    """Yield an image's path without its suffix, then cut at each earlier dot of its name."""
+    """Yield an image's path, without its suffix, then cut at each earlier dot of its name."""
+    yield image
     stem = posixpath.splitext(image)[0]
     start = len(stem) - len(posixpath.basename(stem))
     while stem[start:]:

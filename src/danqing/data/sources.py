@@ -152,6 +152,8 @@ def find_source(
     """
     if split not in (*SPLITS.values(), "all"):
         raise DataError(f"There is no split {split!r}: choose train, test, validation or all.")
+    if not str(source).strip():  # an unset variable of a shell would mean the current folder
+        raise DataError("The name of the data is empty: name a folder, a file or a built-in set.")
     if is_url(source):
         return ShardSource(Reader(source), split, declared), ()
     if isinstance(source, str) and (named := builtin.find(source, split, on_progress)) is not None:

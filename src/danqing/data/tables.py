@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from danqing.errors import DataError
 from danqing.names import normalized
+from danqing.text_encoding import decode_text
 
 TABLES = (
     *("metadata.jsonl", "metadata.ndjson", "metadata.csv", "metadata.tsv", "metadata.parquet"),
@@ -153,7 +154,7 @@ def read_table(place: str, content: bytes) -> Table | None:
             return None
         rows = found
     elif ending in (".csv", ".tsv"):
-        rows = list(_csv_rows(place, decoded_text(place, content)))
+        rows = list(csv_rows(place, decoded_text(place, content)))
     else:
         rows = list(_json_lines(place, decoded_text(place, content)))
     rows = [{header.replace("\ufeff", "").strip(): value for header, value in row.items()} for row in rows]
@@ -163,21 +164,20 @@ def read_table(place: str, content: bytes) -> Table | None:
         raise DataError(
             f"{place} has no column of file names: call it 'file_name' (it has {', '.join(headers)})."
         )
+    kept = []
     for number, row in enumerate(rows, start=1):
+        if all(map(is_missing, row.values())):  # spreadsheets write empty rows below the others
+            continue
         if is_missing(row.get(columns.file or "")):
             raise DataError(f"{place}, entry {number}, has no {columns.file}: give each image's path there.")
-    return Table(place, rows, columns)
+        kept.append(row)
+    return Table(place, kept, columns)
 
 
 def decoded_text(place: str, content: bytes) -> str:
-    """Decode UTF-8, or UTF-16 with a byte-order mark as spreadsheets write it.
-
-    Raises DataError.
-    """
+    """Decode the text of a file; raises DataError."""
     try:
-        if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-            return content.decode("utf-16")
-        return content.decode("utf-8-sig")
+        return decode_text(content)
     except UnicodeDecodeError as error:
         raise DataError(f"{place} is not UTF-8: save it as UTF-8.") from error
 
@@ -188,13 +188,27 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _csv_rows(place: str, text: str) -> Iterator[dict[str, Any]]:
-    heading = text.split("\n", 1)[0]
-    delimiter = max("\t;,", key=heading.count)
+def delimiter_of(text: str) -> str:
+    """Return what separates the cells of a table.
+
+    A tab, `;` or `,`, whichever its heading has most of.
+    """
+    return max("\t;,", key=text.split("\n", 1)[0].count)
+
+
+def csv_rows(place: str, text: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a CSV table by header.
+
+    Raises DataError with the line.
+    """
+    delimiter = delimiter_of(text)
     table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    start = end = 0
     try:
+        end = len(table.fieldnames or ()) and table.line_num
         for row in table:
-            if row.pop(None, None) is not None:
+            start, end = end, table.line_num
+            if not all(map(is_missing, row.pop(None, None) or ())):
                 raise DataError(
                     f"{place}, line {table.line_num}, has more cells than columns: quote text with a "
                     f"'{delimiter}' in it."
@@ -202,6 +216,12 @@ def _csv_rows(place: str, text: str) -> Iterator[dict[str, Any]]:
             yield row
     except csv.Error as error:
         raise DataError(f"{place}, line {table.reader.line_num}, cannot be read as CSV: {error}.") from error
+    last = list(io.StringIO(text, newline=""))[start:] if end > start + 1 else []
+    if "".join(last).count('"') % 2:  # the last row has swallowed all others
+        raise DataError(
+            f"{place}, line {start + 1}, opens a quote that nothing closes: close it, or double the quotes "
+            "inside a text."
+        )
 
 
 def _json_lines(place: str, text: str) -> Iterator[dict[str, Any]]:

@@ -45,6 +45,11 @@ def apply(
             given = "out" if out is not None else next(iter(options))
             raise ConfigError(f"{given} is an option for files: leave it out for images in memory.")
         return edit_array(edit, images, seed, value_range=value_range, marks=marks)
+    if not isinstance(images, str | Path | Sequence):
+        raise ConfigError(
+            f"Images are arrays, Images or paths, not {type(images).__name__}: give its array, such as "
+            "np.asarray(image)."
+        )
     if out is not None:
         return edit_files(edit, images, Path(out), seed=seed, marks=marks, **options)
     path = Path(images) if isinstance(images, str | Path) else None

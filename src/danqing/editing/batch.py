@@ -148,6 +148,9 @@ def edit_files(
     return replace(result, flicker=flicker_of(result.pairs())) if sequence and not dry_run else result
 
 
+_COPY = "Nothing was changed: the mask is white nowhere, or the options ask for no change."
+
+
 def edited(edit: Edit, image: ImageToEdit) -> Values:
     """Edit one image; return its own pixels if nothing changes.
 
@@ -273,7 +276,7 @@ class _Batch:
         try:
             values, style = files.read(content)
             image = ImageToEdit(values, self._seed(task), task.name, task.frame)
-            result, warned = _warned(self.edit, image) if self.edit.changes(image) else (values, ())
+            result, warned = _warned(self.edit, image) if self.edit.changes(image) else (values, (_COPY,))
             is_changed = not np.array_equal(result, values)
             output = self._output(task, content)
             wanted = files.in_format(style, output) if self.place.is_file else style
@@ -326,7 +329,11 @@ class _Batch:
         path = self._shown(output)
         if output in self.taken:
             raise DataError(f"{self.taken[output]} is written to {path} too: rename one of them.")
-        if self.place.path_of(output).exists():
+        try:
+            is_taken = self.place.path_of(output).exists()
+        except OSError as error:  # the name of the input fits, but not with a suffix, or in this folder
+            raise DataError(f"{path} cannot be written ({error.strerror}): shorten its name.") from error
+        if is_taken:
             raise DataError(
                 f"{path} exists and is not a result of this edit: delete it, or choose another --out."
             )

@@ -260,8 +260,12 @@ def _box(where: Mask, margin: int) -> tuple[slice, slice]:
 
 
 def _read(path: Path) -> Mask:
-    """Read a mask file; what is transparent does not count as white."""
-    white: Mask = image_files.decode(path, channels=1, background="#000000")[:, :, 0] >= _WHITE
+    """Read a mask file; what is transparent does not count as white.
+
+    A mask of zeros and ones, as libraries for arrays write it, is white where it is 1.
+    """
+    values = image_files.decode(path, channels=1, background="#000000")[:, :, 0]
+    white: Mask = values >= (1 if values.max() == 1 else _WHITE)
     return white
 
 

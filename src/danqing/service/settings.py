@@ -1,7 +1,7 @@
 """The settings of a service: from a TOML file, then from the command line."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from danqing.errors import ConfigError, explain
 from danqing.pipelines.sources import split_source
+from danqing.text_encoding import decode_text
 from danqing.trust.filter_settings import FilterSettings
 from danqing.trust.settings import MarkSettings
 
@@ -311,7 +312,7 @@ def read(path: Path) -> dict[str, Any]:
     Paths in it are relative to its folder. Raises ConfigError.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(decode_text(path.read_bytes()))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -338,7 +339,15 @@ def checked(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, _names(Settings))) from error
+
+
+def _names(section: type[BaseModel], before: str = "") -> Iterator[str]:
+    """The dotted names of all settings."""
+    for name, field in section.model_fields.items():
+        yield before + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _names(field.annotation, f"{before}{name}.")
 
 
 def _from(folder: Path, model: Any) -> Any:

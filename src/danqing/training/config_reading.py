@@ -1,5 +1,6 @@
 """From presets, files and `key=value` settings to one checked configuration."""
 
+import contextlib
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from danqing import presets
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class
+from danqing.text_encoding import decode_text
 from danqing.training.config import RunConfig, flat
 from danqing.training.config_sections import (
     SHARED,
@@ -95,7 +97,7 @@ def from_toml(path: Path) -> RunConfig:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the plain values of a TOML file; raises ConfigError."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(decode_text(path.read_bytes()))
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -113,7 +115,14 @@ def parse(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, _known(values))) from error
+
+
+def _known(values: Mapping[str, Any]) -> list[str]:
+    """The dotted paths of all settings, none where the family is not known."""
+    with contextlib.suppress(ConfigError):
+        return list(_keys(str(values.get("family", ""))))
+    return []
 
 
 def apply_setting(values: dict[str, Any], key: str, value: Any) -> None:

@@ -104,7 +104,8 @@ class RunFolder:
             pairs.append((known.get("judged", {}).get("fingerprint"), held.judged.fingerprint))
         if any(before not in (None, now) for before, now in pairs):
             raise TrainingError(
-                f"The images have changed since the run in {self.path} began: choose another --out."
+                f"The images have changed since the run in {self.path} began: choose another --out; "
+                f"--init {self.path} goes on from its weights."
             )
 
     def settle_config(self, wanted: RunConfig, *, keeps_grains: bool = False) -> RunConfig:

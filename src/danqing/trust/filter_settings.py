@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from danqing.errors import ConfigError, explain
+from danqing.text_encoding import decode_text
 from danqing.trust import nsfw
 from danqing.trust.filters import Filters, ImageFilter, PromptFilter, Scorer, Thresholds
 from danqing.trust.phrases import PhraseList
@@ -94,7 +95,7 @@ class FilterSettings(_Section):
         """
         path = Path(path)
         try:
-            found = cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            found = cls.model_validate(tomllib.loads(decode_text(path.read_bytes())))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise ConfigError(f"The filters in {path} cannot be read ({why}): correct the file.") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from danqing.errors import ConfigError
+from danqing.text_encoding import decode_text
 from danqing.trust.folding import readings, words
 
 MAX_BYTES = 16 * 2**20
@@ -49,7 +50,7 @@ class PhraseList:
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise ConfigError(f"The phrase list {path} is larger than {MAX_BYTES >> 20} MiB: split it.")
-            text = path.read_bytes().decode("utf-8-sig")
+            text = decode_text(path.read_bytes())
         except OSError as error:
             raise ConfigError(
                 f"The phrase list {path} cannot be read ({error.strerror or error}): correct its path."

@@ -61,6 +61,23 @@ def test_every_answer_says_which_request_it_is_and_what_browsers_may_do(open_ser
         assert answer.headers["openai-version"]
 
 
+@pytest.mark.parametrize("path", ["/v1/who", "/healthz", "/nothing", "/v1/paint", "/v1/who?n=1"])
+def test_head_is_answered_as_get_without_the_body(open_server: Gated, path: str) -> None:
+    with httpx.Client(base_url=open_server.url) as client:
+        whole, head, again = client.get(path), client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert again.content == whole.content  # the connection is still in step
+
+
+@pytest.mark.parametrize("path", ["//v1/who", "/v1//who", "/who", "/v1/v1/who"])
+def test_a_wrong_base_url_is_told_the_right_one(open_server: Gated, path: str) -> None:
+    status, _, body = open_server.raw(asked(path=path, host="localhost"))
+    assert (status, body["error"]["code"]) == (404, "not_found")
+    assert body["error"]["message"] == f"There is nothing at {path}: did you mean /v1/who?"
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [

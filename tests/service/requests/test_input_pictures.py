@@ -34,7 +34,7 @@ from danqing.service.http import exchange
 from danqing.service.jobs import store
 from danqing.service.jobs.manager import JobManager
 from danqing.service.pictures.encode_pool import EncodePool
-from danqing.service.requests import forms, input_pictures, json_bodies, outbound
+from danqing.service.requests import forms, input_pictures, json_bodies, outbound, schemas
 from danqing.service.requests.masks import resize_mask, window_of
 from danqing.service.requests.planner import Planner
 from danqing.service.settings import Limits, Settings
@@ -322,6 +322,28 @@ def test_pictures_that_are_fetched_count_among_the_bytes_that_are_held(
                     assert edit("small", "hole").status_code == 200
         finally:
             origin.shutdown()
+
+
+@pytest.mark.parametrize("length", [60, 76, 64, 3])
+@pytest.mark.parametrize("end", ["\n", "\r\n", " "])
+def test_base64_may_be_broken_into_lines(monkeypatch: pytest.MonkeyPatch, length: int, end: str) -> None:
+    monkeypatch.setattr(input_pictures, "_SLICE", 250)
+    monkeypatch.setattr(json_bodies, "_LONG", 1000)
+    for size in (1, 2, 3, 3000):
+        content = np.random.default_rng(size).bytes(size)
+        text = base64.b64encode(content).decode()
+        lines = end.join(text[at : at + length] for at in range(0, len(text), length)) + end
+        body = b"\xef\xbb\xbf" + json.dumps({"image_url": f"data:image/png;base64,{lines}"}).encode()
+        limits = Limits(prompt=1)
+        reference = schemas.Reference(
+            **asyncio.run(json_bodies.read_json(body, limits, HeldBytes.unlimited()))
+        )
+        settings = SimpleNamespace(limits=limits)
+        read = input_pictures.read_one(reference, "image", settings, HeldBytes.unlimited())
+        assert asyncio.run(read) == content
+        broken = schemas.Reference(image_url=f"data:image/png;base64,{lines}A=")
+        with pytest.raises(ApiError, match="valid base64"):
+            asyncio.run(input_pictures.read_one(broken, "image", settings, HeldBytes.unlimited()))
 
 
 class Asking:

@@ -1,7 +1,5 @@
 """Captions for a pass over images: a table of names and captions, in JSON lines or CSV."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 from danqing.data import tables
 from danqing.errors import DataError
+from danqing.text_encoding import decode_text
 
 
 def read_captions(path: str | Path) -> dict[str, str]:
@@ -19,11 +18,11 @@ def read_captions(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = decode_text(path.read_bytes())
         rows = list(_rows(path, text))
     except OSError as error:
         raise DataError(f"The captions {path} cannot be read ({error.strerror or error}).") from error
-    except (ValueError, RecursionError, csv.Error) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"The captions {path} are not JSON lines or CSV in UTF-8 ({error}).") from error
     headers = list(dict.fromkeys(header for row in rows for header in row))
     columns = tables.find_columns(headers)
@@ -43,7 +42,7 @@ def read_captions(path: str | Path) -> dict[str, str]:
 
 def _rows(path: Path, text: str) -> Iterable[Mapping[str, Any]]:
     if path.suffix.lower() in (".csv", ".tsv"):
-        return csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ",")
+        return tables.csv_rows(str(path), text)
     rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is not an object")

@@ -39,15 +39,26 @@ async def _http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     message, code = str(error.detail), None
     if error.status_code == 404:
-        message, code = (
-            f"There is nothing at {request.url.path}: /docs lists all routes.",
-            "not_found",
-        )
+        meant = _meant(request)
+        advice = f"did you mean {meant}?" if meant else "/docs lists all routes."
+        message, code = f"There is nothing at {request.url.path}: {advice}", "not_found"
     elif error.status_code == 405:
         possible = headers.get("Allow") or headers.get("allow") or "another method"
         message = f"{request.method} is not allowed at {request.url.path}: use {possible}."
         code = "method_not_allowed"
     return answer(ApiError(error.status_code, message, code=code, headers=headers))
+
+
+def _meant(request: Request) -> str:
+    """Return the route that a client with another base URL means, "" for none.
+
+    Base URLs often lack `/v1`, have it twice, or end in a slash.
+    """
+    parts = [part for part in request.url.path.split("/") if part]
+    parts = parts[1:] if parts[:2] == ["v1", "v1"] else parts
+    known = {getattr(route, "path", "") for route in request.app.routes}
+    near = ("/" + "/".join(parts), "/v1/" + "/".join(parts))
+    return next((path for path in near if path in known), "")
 
 
 async def _disconnect(request: Request, error: Exception) -> Response:

@@ -70,7 +70,9 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits, share: FairShare) -> None:
         self.began = time.perf_counter()
         self.id = new_request_id()
-        self.scope, self.method, self.path = scope, scope["method"], scope["path"]
+        # A HEAD is answered as GET (RFC 9110, section 9.3.2); the server below leaves the body out.
+        self.scope = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        self.method, self.path = scope["method"], scope["path"]
         self.caller: Caller | None = None
         self.unknown: ApiError | None = None
         self.rejection: ApiError | None = None

@@ -122,8 +122,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         parts: _GateParts = scope["app"].state.service
-        exchange = Exchange(scope, receive, send, self._limits, self._bytes)
-        scope.setdefault("state", {})["exchange"] = exchange
+        state = scope.setdefault("state", {})
+        state["exchange"] = exchange = Exchange(scope, receive, send, self._limits, self._bytes)
         request_id = logs.request_id.set(exchange.id)
         self._answering += 1
         try:

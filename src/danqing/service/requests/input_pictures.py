@@ -33,7 +33,7 @@ from danqing.service.settings import Limits, Settings
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
-_SLICE = 1024**2  # characters of base64 that are decoded at once, a multiple of four
+_SLICE = 1024**2  # characters of base64 that are decoded at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,13 +402,16 @@ async def _unpacked(url: str, limits: Limits, param: str, held: HeldBytes) -> by
         raise ApiError(400, message, param=param, code="image_file_too_large")
     held.hold((len(url) - start) * 3 // 4)
     parts: list[tuple[bytes, bool]] = []
+    rest = ""
     try:
         for at in range(start, len(url), _SLICE):
             if parts:
                 await asyncio.sleep(0)  # let other requests run
-                if parts[-1][1]:
-                    raise ValueError("padding within")
-            piece = url[at : at + _SLICE]
+            piece = rest + "".join(url[at : at + _SLICE].split())  # many encoders break lines
+            whole = len(piece) if at + _SLICE >= len(url) else len(piece) // 4 * 4
+            piece, rest = piece[:whole], piece[whole:]
+            if piece and parts and parts[-1][1]:
+                raise ValueError("padding within")
             parts.append((base64.b64decode(piece, validate=True), piece.endswith("=")))
         return b"".join(part for part, _ in parts)
     except (binascii.Error, ValueError):

@@ -116,7 +116,8 @@ def _long_string(body: bytes | bytearray, start: int, end: int) -> str:
         except UnicodeDecodeError:
             text = "\0"
     if "\\" in text:
-        text = text.replace("\\/", "/")  # some encoders escape it for HTML
+        # Some encoders escape the slash for HTML, and some break lines.
+        text = text.replace("\\/", "/").replace("\\n", "").replace("\\r", "")
     if "\\" in text or "\0" in text:
         message = f"A string of over {_LONG:,} bytes is not a picture in base64."
         raise invalid(message, code="string_above_max_length")
@@ -163,7 +164,7 @@ def _replace_long(value: Any, mark: str, long: list[str]) -> Any:
 def parse_json(body: bytes | bytearray, limits: Limits) -> dict[str, Any]:
     """Parse a JSON object under limits; raises ApiError 400."""
     try:
-        text = body.decode("utf-8")
+        text = body.decode("utf-8-sig")  # RFC 8259, section 8.1: clients may send a byte-order mark
     except UnicodeDecodeError:
         raise _not_json("it is not UTF-8") from None
     structure = _STRING.sub('""', text) if len(text) > limits.depth else text

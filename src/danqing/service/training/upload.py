@@ -15,6 +15,7 @@ from danqing.service.errors import ApiError, invalid
 from danqing.service.requests import archives, input_pictures
 from danqing.service.settings import Limits
 from danqing.service.training.set_folder import NewImage
+from danqing.text_encoding import decode_text
 
 MOST_LABEL, MOST_TEXT, MOST_SOURCE = 100, 4000, 300
 """The longest label, caption and path of an image, in characters."""
@@ -152,7 +153,10 @@ def _tables_in(content: bytes, others: Mapping[str, str]) -> dict[str, dict[str,
 
 def _caption(content: bytes, name: str | None) -> str:
     raw = None if name is None else _small(content, name, 8 * MOST_TEXT)
-    return "" if raw is None else raw.decode("utf-8-sig", "replace")
+    try:
+        return "" if raw is None else decode_text(raw)
+    except UnicodeDecodeError:
+        raise invalid(f"{name} is not UTF-8: save it as UTF-8.", "image", "invalid_archive") from None
 
 
 def _small(content: bytes, name: str, most: int) -> bytes | None:

@@ -1,0 +1,22 @@
+"""The encoding of text files that people write: UTF-8, or what Windows calls Unicode."""
+
+import codecs
+
+_MARKS = (
+    *((mark, "utf-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),  # before those of UTF-16,
+    *((mark, "utf-16") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),  # with which one begins
+)
+
+
+def decode_text(content: bytes) -> str:
+    """Decode UTF-8, or UTF-16 and UTF-32 with a byte-order mark.
+
+    Spreadsheets and PowerShell write UTF-16, and editors on Windows a byte-order mark before UTF-8.
+
+    Raises UnicodeDecodeError, also for zero bytes: they are UTF-16 without its mark, or no text.
+    """
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8-sig")
+    text = content.decode(encoding)
+    if (place := content.find(b"\0")) >= 0 and encoding == "utf-8-sig":
+        raise UnicodeDecodeError("utf-8", content, place, place + 1, "zero byte")
+    return text

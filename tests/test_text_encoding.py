@@ -1,0 +1,50 @@
+"""Text files as the editors, spreadsheets and shells of several systems write them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from danqing.cli.judge import read_lines
+from danqing.cli.prompts import PromptRow, read
+from danqing.data.clean_list import read_clean_list
+from danqing.data.shards.captions import read_captions
+from danqing.errors import DanqingError
+from danqing.service import settings
+from danqing.text_encoding import decode_text
+from danqing.training.config_reading import read_toml
+from danqing.trust.phrases import PhraseList
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
+READERS: dict[str, tuple[str, Callable[[Path], object], object]] = {
+    "prompts.txt": ("红心\r\n", lambda path: read(path, PromptRow(None, 1, 0, {}))[0].prompt, "红心"),
+    "lines.txt": ("红心\r\n", read_lines, ["红心"]),
+    "captions.csv": ("file_name;text\r\na.png;红心\r\n", read_captions, {"a.png": "红心"}),
+    "phrases.txt": ("红心\r\n", lambda path: len(PhraseList.read(path).phrases), 1),
+    "clean.csv": ("split,name,digest,decision\r\n", read_clean_list, ()),
+    "run.toml": ('family = "gan" # 红心\r\n', read_toml, {"family": "gan"}),
+    "service.toml": ("port = 8 # 红心\r\n", settings.read, {"port": 8}),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_takes_what_windows_calls_unicode(tmp_path: Path, name: str, encoding: str) -> None:
+    content, reader, expected = READERS[name]
+    path = tmp_path / name
+    path.write_bytes(content.encode(encoding))
+    assert reader(path) == expected
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-16-le"])
+@pytest.mark.parametrize("name", READERS)
+def test_no_reader_takes_other_encodings_for_text(tmp_path: Path, name: str, encoding: str) -> None:
+    path = tmp_path / name
+    path.write_bytes((READERS[name][0] + "红心").encode(encoding))
+    with pytest.raises(DanqingError):
+        READERS[name][1](path)
+
+
+def test_text_in_utf_16_without_its_mark_is_not_taken_for_utf_8() -> None:
+    with pytest.raises(UnicodeDecodeError, match="zero byte"):
+        decode_text("red".encode("utf-16-le"))
