@@ -3,8 +3,8 @@
     python benchmarks/studio_pictures.py demo=src/danqing/model/demo --document --out docs/images
 
 Writes studio-PAGE-SCHEME-WIDTH.png for each page, light and dark, on a desk and on a phone. With
-`--document` it writes only studio-paint.png, -edit, -explore and -gallery, for the documents. Playwright, Chromium
-and a font with Chinese letters are needed.
+`--document` it writes only studio-paint.png, -edit, -explore and -gallery, for the documents. Playwright,
+Chromium and a font with Chinese letters are needed.
 """
 
 import argparse
@@ -97,7 +97,8 @@ def opened(browser: Browser, url: str, name: str, scheme: str, width: int, local
     elif name == "edit":
         first = page.request.get(f"{url}/v1/gallery?limit=1").json()["data"][0]["number"]
         content = page.request.get(f"{url}/v1/gallery/{first}/file").body()
-        page.set_input_files("#edit-file", {"name": "picture.png", "mimeType": "image/png", "buffer": content})
+        picture = {"name": "picture.png", "mimeType": "image/png", "buffer": content}
+        page.set_input_files("#edit-file", picture)  # type: ignore[arg-type]
         box = page.locator(".layer .picture").bounding_box()
         assert box is not None
         page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
