@@ -43,10 +43,18 @@ def assert_same_pictures(model: Model, exported: RuntimeModel, wanted: list[dict
         (tiny.VAE, [{}, {"label": "cat", "temperature": 0.5}]),
         (tiny.TOKENIZER, [{}]),
         (tiny.LATENT_FLOW, [{}, AWAY]),
+        (tiny.FEW_STEPS, [{}, {"num_steps": 1}]),
         (tiny.PIXELS, [{}, {**DRAWN, "label": 1, "attributes": {"age": 5, "kind": None}}]),
         (tiny.MASKED, [{}, {"num_steps": 3, **DRAWN}, AWAY]),
     ],
-    ids=["vae", "vqvae", "latent flow of captions", "raster transformer", "masked transformer of captions"],
+    ids=[
+        "vae",
+        "vqvae",
+        "latent flow of captions",
+        "latent flow of few steps",
+        "raster transformer",
+        "masked transformer of captions",
+    ],
 )
 def test_a_family_gives_the_same_pictures_without_torch(
     values: dict[str, Any], wanted: list[dict[str, Any]], tmp_path: Path

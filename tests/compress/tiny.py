@@ -59,6 +59,7 @@ LATENT_FLOW = {
     "latent_statistics": {"mean": (0.1,) * 4, "deviation": (0.5,) * 4},
     **TEXT,
 }
+FEW_STEPS = {**LATENT_FLOW, "objective": "solution", "sampler": "consistency", "num_steps": 2}
 PIXELS = {
     "family": "transformer",
     "width": 4,

@@ -19,9 +19,7 @@ EXAMPLES = """Examples:
 
 
 def distill(
-    teacher: Annotated[
-        str, typer.Argument(help="The run folder, model folder or hub id of a flow model of pixels.")
-    ],
+    teacher: Annotated[str, typer.Argument(help="The run folder, model folder or hub id of a flow model.")],
     data: Annotated[
         str,
         typer.Option(help="Images like those that it learned from, as danqing train takes them."),

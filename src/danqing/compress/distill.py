@@ -59,8 +59,8 @@ def distill(
     """Turn a flow model into one that samples in few steps.
 
     The run is an ordinary one: the same call resumes it, and its model folder is like any other.
-    teacher: a flow model of pixels, its folder, a run or a hub id. data: images like those that it learned
-        from, as `train` takes them.
+    teacher: a flow model of pixels or latents, its folder, a run or a hub id. data: images like those that it
+        learned from, as `train` takes them.
     steps: 1, 2 or 4, in which the model will sample.
     out: the run folder, by default `runs/<data>-<steps>-steps`.
     minutes, images: the budget, one of the two; by default, 40% of the time that the teacher was trained for.

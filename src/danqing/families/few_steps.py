@@ -1,5 +1,7 @@
 """A flow model that samples in one to a few steps: each jumps from a noisy image to the image.
 
+With a tokenizer, images are latents here: trajectories, consistency and the discriminator are of them.
+
 It learns the solution of a flow (`solution.py`), alone or from a teacher, in up to three parts of a run:
 
 1. Trajectories: from each point of a teacher's trajectory, jump to its end (Luhman and Luhman 2021 at the
@@ -12,6 +14,7 @@ It learns the solution of a flow (`solution.py`), alone or from a teacher, in up
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,7 +27,7 @@ from danqing.families import paths, solution
 from danqing.families.adversarial import LOSSES, Loss, gradient_ratio, squared_gradients
 from danqing.families.base import Alarm, Batch, FamilyConfig, Losses, ParameterKind, Phase
 from danqing.families.flow import PHASE, FlowConfig
-from danqing.families.flow_sampling import FlowEditor
+from danqing.families.flow_sampling import FlowEditor, LatentEditor
 from danqing.nets.flow.contract import Given
 from danqing.nets.gan_contract import GANShape
 from danqing.nets.gan_pairs import build_discriminator
@@ -59,10 +62,11 @@ class FewStepFlow(FlowEditor):
         super().__init__(config)
         self._share = 0.0
         self._times = time_grid(config.num_steps, config.time_shift)
+        channels, height, width = self.codec.latent_shape
         shape = GANShape(
-            config.height,
-            config.width,
-            config.channels,
+            height,
+            width,
+            channels,
             len(config.labels) if config.reads_labels else 0,
             config.attributes if config.reads_attributes else (),
         )
@@ -127,6 +131,7 @@ class FewStepFlow(FlowEditor):
             return self._discriminator_loss(batch, rng)
         settings, taught = self.config.solution, batch.trajectories is not None
         alone = taught and self._share < settings.consistency_start
+        batch = replace(batch, images=self.batch_latents(batch))
         finishes, likeness = self.has_begun_finish, torch.zeros((), device=batch.images.device)
         logged = dict.fromkeys(("trajectory", "consistency", "verdict"), likeness)
         weight = 1.0 if alone else settings.trajectory_weight
@@ -227,6 +232,7 @@ class FewStepFlow(FlowEditor):
         if not self.has_begun_finish:
             resting = 0.0 * torch.stack([each.sum() for each in self.discriminator.parameters()]).sum()
             return Losses(resting, dict.fromkeys(("verdict", "wins", "r1", "r2"), resting.detach()))
+        batch = replace(batch, images=self.batch_latents(batch))
         points = self._points(batch, rng)
         with torch.no_grad():
             made = self._jump(points)
@@ -254,3 +260,7 @@ class FewStepFlow(FlowEditor):
             f"that the model learns no more from it; raise solution.r1 (it is {self.config.solution.r1:g})."
         )
         return [Alarm("discriminator won", text)]
+
+
+class FewStepLatentFlow(LatentEditor, FewStepFlow):
+    """A flow model of latents that predicts where the flow leads."""

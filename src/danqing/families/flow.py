@@ -138,7 +138,7 @@ class FlowConfig(LatentConfig):
 
     def _check_solution(self) -> None:
         """Raise ValueError if other settings do not suit a model of few steps."""
-        others = ("mask_share", "pairs", "guide", "grow", "tokenizer", "noise_chooses_images")
+        others = ("mask_share", "pairs", "guide", "grow", "noise_chooses_images")
         if wrong := [name for name in others if getattr(self, name)]:
             name = "transport" if wrong[0] == "noise_chooses_images" else wrong[0]
             raise ValueError(f"objective = 'solution' does not work with {name}: leave {name} out")

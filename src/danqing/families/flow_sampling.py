@@ -391,8 +391,8 @@ class Flow(InvertibleFlow):
             return bits_per_dim(lambda z, t: self.velocity(z, t, given), batch.images, rng, samples=samples)
 
 
-class LatentFlow(InvertibleFlow):
-    """A flow model of latents, which also encodes and decodes images."""
+class LatentEditor(FlowEditor):
+    """A model that edits latents, and also encodes and decodes images."""
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:
         """Return the normalized latents of images, `[n, channels, rows, columns]`."""
@@ -411,6 +411,10 @@ class LatentFlow(InvertibleFlow):
         covered = F.adaptive_max_pool2d(mask, noise.shape[-2:])
         latents = self.latents_of(torch.where(mask > 0, mean_outside(images, mask), images))
         return latents, noise, F.max_pool2d(covered, 3, stride=1, padding=1)
+
+
+class LatentFlow(LatentEditor, InvertibleFlow):
+    """A flow model of latents."""
 
 
 class FlowTranslator(FlowSampler):

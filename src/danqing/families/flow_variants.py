@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from danqing.families.base import Learner
-from danqing.families.few_steps import FewStepFlow
+from danqing.families.few_steps import FewStepFlow, FewStepLatentFlow
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow_sampling import Flow, FlowSampler, FlowTranslator, LatentFlow
 
@@ -16,6 +16,7 @@ class FlowFamily(FlowSampler):
         return {
             "flow model of pairs": FlowTranslator,
             "flow model of few steps": FewStepFlow,
+            "latent flow model of few steps": FewStepLatentFlow,
             "": Flow,
             "latent flow model": LatentFlow,
         }
@@ -25,5 +26,5 @@ class FlowFamily(FlowSampler):
         if config.pairs:
             return FlowTranslator
         if config.objective == "solution":
-            return FewStepFlow
+            return FewStepFlow if config.tokenizer is None else FewStepLatentFlow
         return Flow if config.tokenizer is None else LatentFlow

@@ -20,6 +20,7 @@ from danqing.evaluation.image_sets import batch_size_for, index_batches
 from danqing.evaluation.reconstruction import psnr
 from danqing.families.abilities import HasTokenizer
 from danqing.families.base import Family, FamilyConfig
+from danqing.families.tokenizers import LatentConfig, LatentStatistics
 from danqing.images import to_float, to_uint8
 from danqing.model import folder as model_folder
 from danqing.model import loading
@@ -37,6 +38,7 @@ from danqing.training.requirements import estimate_requirements
 from danqing.training.run_folder import RunFolder
 from danqing.training.stage import OF_TOKENIZER, PRIOR, TOKENIZER, Stage, Tokenized
 from danqing.training.trainer import Trainer
+from danqing.training.transfer import Source
 from danqing.version import __version__
 
 _MOST_RECONSTRUCTED = 500
@@ -66,6 +68,10 @@ class FirstStage:
         self.ledger = ledger
         self.own = RunFolder(folder.tokenizer)
         self.wanted = config.tokenizer
+        if config.model.learns_trajectories and self.wanted.model != config.teacher:
+            raise ConfigError(
+                "A model of few steps generates the latents of its teacher: leave the tokenizer out."
+            )
         self.reads = families.tokenizer_protocol(config.family)
         self._begun = folder.has_checkpoints
         """Whether the second stage has begun, so that its tokenizer cannot change."""
@@ -223,11 +229,19 @@ class FirstStage:
         """
         given: dict[str, Any] = {"tokenizer": tokenizer.model_dump()}
         if found is not None and found.statistics is not None:
-            given["latent_statistics"] = found.statistics.model_dump()
+            statistics = self._taught_statistics() or found.statistics
+            given["latent_statistics"] = statistics.model_dump()
         if self._known is None or self._known[0] != given:
             self._known = (given, adapting.complete(self.folder, self.config, self.dataset, given))
             captions.read(self._known[1].model, self.dataset, self.listener)
         return self._known[1]
+
+    def _taught_statistics(self) -> LatentStatistics | None:
+        """Return the statistics of the latents that a teacher generates, if there is one."""
+        if not self.config.model.learns_trajectories:
+            return None
+        config = Source(self.config.teacher).learner.config
+        return config.latent_statistics if isinstance(config, LatentConfig) else None
 
     def _tokenized(self, tokenizer: Family) -> Tokenized | None:
         """The tokenizer with its codes; None if the user stopped the run before they were written."""

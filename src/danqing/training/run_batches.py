@@ -53,17 +53,18 @@ def open_batches(
     if noise is not None:
         order = PoissonOrder(len(dataset), config.batch_size, noise.key)
         options |= {"order": order, "seed": noise.seed}
+    if codes is None:
+        options["augment"] = augmentation(config, dataset)
+    if config.model.learns_trajectories:
+        return trajectories.open_batches(config, dataset, codes, listener, **options)
     if codes is not None:
         return CodedBatches(dataset, codes, **options)
-    options["augment"] = augmentation(config, dataset)
     if config.adapter is not None and config.adapter.prior:
         pool = adapting.prior_pool(config, material.folder, dataset.size, listener)
         return MixedBatches(dataset, pool, share=config.adapter.prior, **options)
     if config.data.generated or config.data.unlabelled:
         pool, share = _added_images(material, listener)
         return MixedBatches(dataset, pool, share=share, **options)
-    if config.model.learns_trajectories:
-        return trajectories.open_batches(config, dataset, listener, **options)
     if not config.model.noise_chooses_images:
         return Batches(dataset, **options)
     file = material.folder.transport_file

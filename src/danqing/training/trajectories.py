@@ -22,10 +22,11 @@ from danqing.data.records import digest
 from danqing.data.tensor_file import TensorFile
 from danqing.errors import ConfigError, TrainingError
 from danqing.families.flow import FlowConfig
-from danqing.families.flow_sampling import Flow
+from danqing.families.flow_sampling import Flow, LatentFlow
 from danqing.randomness import normal
 from danqing.samplers import time_grid
 from danqing.training import codes
+from danqing.training.codes import CodedBatches, Codes
 from danqing.training.config import RunConfig
 from danqing.training.listener import Listener
 from danqing.training.transfer import Source
@@ -33,7 +34,7 @@ from danqing.training.transfer import Source
 VERSION = 1
 KIND = "trajectories"
 _AT_ONCE = 64
-_SHARED = ("width", "height", "channels", "labels", "attributes", "condition", "conditional")
+_SHARED = ("width", "height", "channels", "labels", "attributes", "condition", "conditional", "tokenizer")
 """What teacher and student must have in common."""
 
 
@@ -72,10 +73,16 @@ class TaughtBatches(Batches):
         return dataclasses.replace(batch, trajectories=self.trajectories.at(places).to(self.device))
 
 
-def open_batches(config: RunConfig, dataset: Dataset, listener: Listener, **options: Any) -> TaughtBatches:
+class TaughtCodes(TaughtBatches, CodedBatches):
+    """Latents, and beside them as many trajectories, which are of latents too."""
+
+
+def open_batches(
+    config: RunConfig, dataset: Dataset, latents: Codes | None, listener: Listener, **options: Any
+) -> TaughtBatches:
     """Return the batches of a run that learns from a teacher's trajectories.
 
-    config: completed for the data. options: as of `Batches`.
+    config: completed for the data. latents: of the images, in a second stage. options: as of `Batches`.
     Raises ModelError where the teacher cannot be read, and ConfigError where it cannot teach this run.
     """
     if dataset.is_streamed:
@@ -84,6 +91,8 @@ def open_batches(config: RunConfig, dataset: Dataset, listener: Listener, **opti
         raise ConfigError("solution.trajectories are a teacher's: give one, as danqing distill does.")
     source = Source(config.teacher)
     found = ensure(source, config, dataset, torch.device(options["device"]), listener)
+    if latents is not None:
+        return TaughtCodes(dataset, found, codes=latents, **options)
     return TaughtBatches(dataset, found, **options)
 
 
@@ -98,7 +107,7 @@ def ensure(
     teacher, student = source.learner, config.model
     assert isinstance(student, FlowConfig)
     check(source, student)
-    assert isinstance(teacher, Flow)
+    assert isinstance(teacher, Flow | LatentFlow)
     settings, shape = student.solution, teacher.codec.latent_shape
     guidance = (
         {} if settings.trajectory_guidance is None else {"guidance_scale": settings.trajectory_guidance}
@@ -145,10 +154,10 @@ def check(source: Source, student: FlowConfig) -> None:
 def check_teacher(source: Source) -> None:
     """Raise ConfigError where a model cannot teach one of few steps."""
     teacher = source.learner
-    if not isinstance(teacher, Flow):
+    if not isinstance(teacher, Flow | LatentFlow):
         raise ConfigError(
-            f"{source.name} teaches no model of few steps: give a flow model of pixels, such as one of the "
-            "preset flow-32."
+            f"{source.name} teaches no model of few steps: give a flow model, such as one of the preset "
+            "flow-32."
         )
     if teacher.config.mask_share or teacher.config.grow:
         name = "mask_share" if teacher.config.mask_share else "grow"
