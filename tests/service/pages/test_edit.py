@@ -323,8 +323,9 @@ def test_no_finished_stroke_is_lost_when_the_tab_or_the_browser_is_killed(
                 page.close()
                 page, _ = opened(profile, service.url)
         for process in psutil.Process().children(recursive=True):
-            if str(tmp_path / "profile") in " ".join(process.cmdline()):
-                process.kill()
+            with contextlib.suppress(psutil.Error):  # some have ended meanwhile
+                if str(tmp_path / "profile") in " ".join(process.cmdline()):
+                    process.kill()
         with contextlib.suppress(Error):
             profile.close()
     assert len(set(masks)) > 5
