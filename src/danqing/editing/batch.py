@@ -31,6 +31,7 @@ from danqing.trust.settings import MarkSettings
 
 _HELD, _READ_OR_WRITTEN = 12, 32
 """Bytes for each pixel: of the file and its values during the edit, and of reading or writing 16 bits."""
+_COPY = "Nothing was changed: the mask is white nowhere, or the options ask for no change."
 
 
 class Plan(NamedTuple):
@@ -146,9 +147,6 @@ def edit_files(
             on_plan(plan)
         batch.run(dry_run, on_progress)
     return replace(result, flicker=flicker_of(result.pairs())) if sequence and not dry_run else result
-
-
-_COPY = "Nothing was changed: the mask is white nowhere, or the options ask for no change."
 
 
 def edited(edit: Edit, image: ImageToEdit) -> Values:
