@@ -1,4 +1,4 @@
-"""JSON bodies and answers of routes: read and checked under limits, and described in the OpenAPI document."""
+"""Bodies and answers of routes: JSON is read under limits, and OpenAPI describes them."""
 
 from typing import Any, TypeVar
 
@@ -27,6 +27,15 @@ def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     """Return how the OpenAPI document describes a JSON body."""
     schema = kind.model_json_schema()
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def form_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return how the OpenAPI document describes a form.
+
+    fields: by name, as JSON schemas; `image` is required.
+    """
+    schema = {"type": "object", "properties": fields, "required": ["image"]}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def answers(kind: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:

@@ -29,7 +29,7 @@ from danqing.service.requests.training_schemas import (
     ImagePage,
     UploadAnswer,
 )
-from danqing.service.routes.bodies import answers, body_of, read_body
+from danqing.service.routes.bodies import answers, body_of, form_of, read_body
 from danqing.service.training import store, upload
 from danqing.service.training.manager import Training
 from danqing.service.training.set_folder import Change, Entry
@@ -116,23 +116,12 @@ async def delete(request: Request, caller: _Trainer, set_id: str) -> Response:
     "/{set_id}/images",
     summary="Add images",
     responses=answers(UploadAnswer),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                            "request": {"type": "string"},
-                        },
-                        "required": ["image"],
-                    }
-                }
-            },
+    openapi_extra=form_of(
+        {
+            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+            "request": {"type": "string"},
         }
-    },
+    ),
 )
 async def add_images(request: Request, caller: _Trainer, set_id: str) -> JSONResponse:
     """Add images to a data set: several files `image`, or one zip.

@@ -35,7 +35,7 @@ from danqing.service.requests.gallery_schemas import (
     Selection,
     SettingsAnswer,
 )
-from danqing.service.routes.bodies import answers, body_of, read_body
+from danqing.service.routes.bodies import answers, body_of, form_of, read_body
 
 router = APIRouter(prefix="/v1/gallery", tags=["gallery"])
 
@@ -182,20 +182,7 @@ async def download(request: Request, caller: _Owner) -> Response:
     "/settings",
     summary="The settings of a picture",
     responses=answers(SettingsAnswer),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"image": {"type": "string", "format": "binary"}},
-                        "required": ["image"],
-                    }
-                }
-            },
-        }
-    },
+    openapi_extra=form_of({"image": {"type": "string", "format": "binary"}}),
 )
 async def settings(request: Request, caller: Annotated[Caller, Depends(any_key)]) -> JSONResponse:
     """Return the settings that a file was made with.

@@ -27,7 +27,7 @@ from danqing.service.requests.training_schemas import (
     ServedAs,
     TrainingImageList,
 )
-from danqing.service.routes.bodies import answers, body_of, read_body
+from danqing.service.routes.bodies import answers, body_of, form_of, read_body
 from danqing.service.routes.datasets import small_picture, trainer
 from danqing.service.training import presets, store
 from danqing.service.training.progress import progress, sample_file
@@ -189,28 +189,17 @@ async def sample(request: Request, caller: _Trainer, run_id: str, name: str) -> 
     "/{run_id}/nearest",
     summary="Nearest training images",
     responses=answers(TrainingImageList),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {
-                            "image": {"type": "string", "format": "binary"},
-                            "count": {
-                                "type": "integer",
-                                "minimum": 1,
-                                "maximum": MOST_NEAREST,
-                                "default": 12,
-                            },
-                        },
-                        "required": ["image"],
-                    }
-                }
+    openapi_extra=form_of(
+        {
+            "image": {"type": "string", "format": "binary"},
+            "count": {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": MOST_NEAREST,
+                "default": 12,
             },
         }
-    },
+    ),
 )
 async def nearest(request: Request, caller: _Trainer, run_id: str) -> JSONResponse:
     """Find the training images of a finished run most like a picture.
