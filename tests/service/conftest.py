@@ -11,6 +11,7 @@ import torch
 from danqing import families
 from danqing.images import Images
 from danqing.model.model import Model
+from danqing.service.training import process
 from danqing.text.contract import TextConfig
 from danqing.text.encoders import settle
 from tests.service.postgresql import Server, programs
@@ -55,6 +56,13 @@ MODELS = {
     },
 }
 """Configurations by name: each family, in both orders, with labels, with text and with an alpha channel."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _training_is_not_held_back_by_the_tests_beside_it() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "NICENESS", 0)
+        yield
 
 
 @pytest.fixture(scope="session")
