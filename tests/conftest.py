@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,16 @@ os.environ["DANQING_LANG"] = "en"  # whatever the language of the machine; tests
 os.environ["DANQING_MARKS"] = "none"
 os.environ["DANQING_TRUST"] = os.path.join(tempfile.gettempdir(), f"danqing-trust-of-tests-{os.getpid()}")
 
+_STARTED = time.monotonic()
+_SLOW_TESTS_MINUTES = float(os.environ.get("DANQING_SLOW_TESTS_MINUTES", "inf"))
+
 HOSTILE = "<script>document.title='broken'</script>"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a slow test that would start after DANQING_SLOW_TESTS_MINUTES: a slow machine ends in time."""
+    if time.monotonic() - _STARTED > 60 * _SLOW_TESTS_MINUTES and item.get_closest_marker("slow"):
+        pytest.skip(f"no slow test starts after {_SLOW_TESTS_MINUTES:g} minutes")
 
 
 @pytest.fixture(scope="session", autouse=True)
