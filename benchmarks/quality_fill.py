@@ -13,7 +13,8 @@ opencv-python-headless==5.0.0.93 scikit-image`), and RePaint on the same model, 
 of the mask: 250 steps, 10 resamplings of 10 steps each. RePaint fills the first --repaint images alone;
 ours on the same ones is `ours_like_repaint`. The ratios are of our distance to theirs. `changed_outside`
 counts, in so many random cases as --cases, the bytes outside of the mask that filling changed. The run and
-what each method filled are kept in FOLDER: the same command continues.
+what each method filled are kept in FOLDER: the same command continues. --options fills a second time with
+options of `danqing fill`.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +130,16 @@ def biharmonic(image: np.ndarray, mask: NDArray[np.bool_]) -> np.ndarray:
     return np.where(mask[..., None], (filled * 255).round().clip(0, 255), image).astype(np.uint8)
 
 
-def ours(model: Model, images: np.ndarray, masks: NDArray[np.bool_], labels: list[str] | None) -> Filled:
+def ours(
+    model: Model,
+    images: np.ndarray,
+    masks: NDArray[np.bool_],
+    labels: list[str] | None,
+    options: Mapping[str, Any],
+) -> Filled:
     begun = time.perf_counter()
     filled, evaluations = flow_evaluations.counted(
-        model, lambda: model.fill(Images(images), masks, label=labels, seed=1)
+        model, lambda: model.fill(Images(images), masks, label=labels, seed=1, **options)
     )
     seconds = (time.perf_counter() - begun) / len(images)
     return filled.array, {"evaluations": evaluations, "seconds_per_image": round(seconds, 4)}
@@ -188,6 +195,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="train on this number of images instead")
     parser.add_argument("--mask-share", type=float, default=0.5, help="of the images learned with a mask")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of the preset")
+    parser.add_argument("--options", nargs="*", default=[], metavar="KEY=VALUE", help="of `danqing fill`")
     parser.add_argument("--count", type=int, default=500, help="how many images are filled")
     parser.add_argument("--repaint", type=int, default=64, help="how many of them RePaint fills")
     parser.add_argument("--cases", type=int, default=10_000, help="masks to look for changed bytes with")
@@ -216,7 +224,7 @@ def main() -> None:
 
     few = slice(arguments.repaint)
     methods: dict[str, Callable[[], Filled]] = {
-        "ours": functools.partial(ours, model, images, masks, names),
+        "ours": functools.partial(ours, model, images, masks, names, {}),
         "telea": functools.partial(by_image, functools.partial(opencv, "telea"), images, masks),
         "navier-stokes": functools.partial(
             by_image, functools.partial(opencv, "navier-stokes"), images, masks
@@ -228,6 +236,14 @@ def main() -> None:
     }
     results: dict[str, Any] = {"threads": arguments.threads, "images_seen": run.images, "count": len(images)}
     results["mean_masked"] = round(float(masks.mean()), 3)
+    if arguments.options:
+        options = {
+            key: json.loads(value) if value[:1].isdigit() else value
+            for key, value in (pair.split("=", 1) for pair in arguments.options)
+        }
+        methods["ours-" + "-".join(arguments.options)] = functools.partial(
+            ours, model, images, masks, names, options
+        )
     distances: dict[str, list[float]] = {}
     for name, make in methods.items():
         filled, facts = scoring.kept(out, name, arguments.minutes, make)

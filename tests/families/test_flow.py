@@ -17,6 +17,7 @@ from danqing.families.flow_sampling import Flow, FlowSampler, FlowTranslator
 from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.model.verb_options import options_of
 from danqing.samplers import SAMPLERS
 
 NETS = {
@@ -258,7 +259,29 @@ def test_filling_keeps_every_other_byte_and_depends_on_its_own_seed(mask_share: 
     assert np.array_equal(alone[0], filled[1])
     everything = np.ones((3, 8, 8), dtype=bool)
     painted = model.fill(Images(pixels), everything, seeds=[4, 5, 6], num_steps=4).array
-    assert np.array_equal(painted, model.sample(seeds=[4, 5, 6], num_steps=4).array) or mask_share
+    sampled = model.sample(seeds=[4, 5, 6], num_steps=4, sampler="consistency").array
+    assert np.array_equal(painted, sampled) or mask_share
+
+
+def test_known_pixels_are_seen_at_each_step_with_the_noise_of_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family, seen = make(channels=3, mask_share=0.5).eval(), []
+    predict = family.predict
+
+    def watched(z: torch.Tensor, t: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        seen.append((z.clone(), t.clone()))
+        return predict(z, t, *rest, **more)
+
+    monkeypatch.setattr(family, "predict", watched)
+    images, mask = torch.rand(2, 3, 8, 8), (torch.rand(2, 1, 8, 8) < 0.4).float()
+    noise = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        family.fill(images, mask, Condition(), seeds=[1, 2], noise=noise)
+    assert len(seen) == options_of(family, "fill")["num_steps"] == 48
+    for z, t in seen:
+        known = torch.lerp(noise, images, t[:, None, None, None])
+        assert torch.equal(z * (1 - mask), known * (1 - mask))
 
 
 def test_a_model_that_learns_masks_sees_what_is_given() -> None:

@@ -100,6 +100,9 @@ class FewStepFlow(FlowEditor):
     def sample_defaults(self) -> Mapping[str, Any]:
         return {**super().sample_defaults(), "sampler": "consistency"}
 
+    def fill_defaults(self) -> Mapping[str, Any]:
+        return self.sample_defaults()
+
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         chosen = super()._checked(options)
         if chosen["sampler"] != "consistency":

@@ -29,6 +29,9 @@ from danqing.precision import Precision, autocast, candidates
 from danqing.randomness import normal
 from danqing.sizes import SizeRange
 
+FILLING_STEPS = 48
+"""Of one evaluation each; half as many fill a little worse (docs/results.md)."""
+
 
 class FlowSampler(FlowModel):
     """A flow model that samples with options."""
@@ -226,6 +229,14 @@ class FlowEditor(FlowSampler):
         """Return the shape of the noise of an image."""
         return self.codec.latent_shape
 
+    def fill_defaults(self) -> Mapping[str, Any]:
+        """Return the options of `fill` with their defaults.
+
+        Each step adds fresh noise to the predicted image, so that what is generated can still follow what is
+        known around it: the purpose of resampling in Lugmayr et al. 2022, without its cost.
+        """
+        return {**self.sample_defaults(), "sampler": "consistency", "num_steps": FILLING_STEPS}
+
     def fill(
         self,
         images: Tensor,
@@ -239,16 +250,16 @@ class FlowEditor(FlowSampler):
     ) -> Tensor:
         """Generate what `mask` covers so that it suits the rest.
 
-        A network that learned with masks sees the known pixels. Otherwise they follow their own straight path
-        from noise to the image, where the network sees them with the right amount of noise (Lugmayr et al.
-        2022, without resampling).
-        options: as of `sample`.
+        Known pixels follow their own straight path from noise to the image, where the network sees them with
+        the right amount of noise (Lugmayr et al. 2022). One that learned with masks also sees them as they
+        are.
+        options: as of `sample`, with the defaults of `fill_defaults`.
         """
-        chosen, noise = self._checked(options), self._noise(seeds) if noise is None else noise
+        chosen = self._checked({**self.fill_defaults(), **options})
+        noise = self._noise(seeds) if noise is None else noise
         condition = replace(condition, image=images, mask=mask)
         velocity = self._velocity(condition, noise.shape, chosen)
-        if not self.config.mask_share:
-            velocity = samplers.holding(velocity, *self._known(images, mask, noise))
+        velocity = samplers.holding(velocity, *self._known(images, mask, noise))
         generated = self._follow(velocity, noise, 0.0, seeds, on_step, chosen)
         return torch.where(mask > 0, generated, images)
 

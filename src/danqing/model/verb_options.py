@@ -26,7 +26,8 @@ def options_of(family: Family, verb: Verb) -> dict[str, Any]:
     method = getattr(family, verb)
     own = {**({"strength": STRENGTH} if verb == "vary" else {}), **_in_signature(method)}
     passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
-    return {**own, **sampling} if passes_on else own
+    defaults = getattr(family, f"{verb}_defaults", dict)()
+    return {**own, **sampling, **defaults} if passes_on else own
 
 
 def _in_signature(method: Callable[..., Any]) -> dict[str, Any]:
