@@ -55,6 +55,17 @@ class Heard(Listener):
         self.alarms.append(text)
 
 
+def press_ctrl_c():
+    """Call what Python calls at Ctrl-C.
+
+    A signal may end a process in which many other tests have left libraries; `tests/e2e/test_resume.py` sends
+    it to processes of their own.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    assert callable(handler), handler
+    handler(signal.SIGINT, None)
+
+
 class Stops(Heard):
     """Presses Ctrl-C after so many images of a stage, or once codes are written."""
 
@@ -65,11 +76,11 @@ class Stops(Heard):
     def on_progress(self, progress):
         super().on_progress(progress)
         if progress.stage.startswith(self.stage) and progress.images == self.images:
-            signal.raise_signal(signal.SIGINT)
+            press_ctrl_c()
 
     def on_data(self, done, total, text):
         if self.stage == "codes" and text == "Writing codes" and done == total:
-            signal.raise_signal(signal.SIGINT)
+            press_ctrl_c()
 
 
 @pytest.fixture(scope="module")
