@@ -1,7 +1,7 @@
 """The options that a family takes for each verb, read from the signatures of its methods."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from danqing.families.base import Family
@@ -26,7 +26,7 @@ def options_of(family: Family, verb: Verb) -> dict[str, Any]:
     method = getattr(family, verb)
     own = {**({"strength": STRENGTH} if verb == "vary" else {}), **_in_signature(method)}
     passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(method).parameters.values())
-    defaults = getattr(family, f"{verb}_defaults", dict)()
+    defaults: Mapping[str, Any] = getattr(family, f"{verb}_defaults", dict)()
     return {**own, **sampling, **defaults} if passes_on else own
 
 
