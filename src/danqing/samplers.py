@@ -283,8 +283,8 @@ def _consistency(problem: _Problem) -> _Progress:
     """Take the predicted image, and add fresh noise to it for the next step.
 
     For models that learned to jump to the image (Song et al. 2023, algorithm 1, where it is called multistep
-    consistency sampling), and for filling, where each step looks at the known pixels anew. The last step
-    returns the predicted image exactly.
+    consistency sampling), and for filling. There, each step sees the known pixels again. The last
+    step returns the predicted image exactly.
     """
     if problem.noise is None:
         raise ValueError("the consistency sampler needs noise")

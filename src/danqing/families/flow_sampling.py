@@ -30,7 +30,7 @@ from danqing.randomness import normal
 from danqing.sizes import SizeRange
 
 FILLING_STEPS = 48
-"""Of one evaluation each; half as many fill a little worse (docs/results.md)."""
+"""Of one evaluation each."""
 
 
 class FlowSampler(FlowModel):
