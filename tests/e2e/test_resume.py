@@ -132,7 +132,7 @@ AVERAGED = ["--set", "ema_lengths=[0.05, 0.1]"]  # 313 steps: 9 snapshots, and a
         ("vae", 3, 5000, [*VAE, *EVALUATED, *AVERAGED]),
         ("flow", 3, 5000, [*FLOW, *PAIRED, *AVERAGED]),
         ("growing", 3, 5000, [*GROWING, *EVALUATED]),
-        ("private", 3, 800, [*FLOW, "--private", "epsilon=8,delta=1e-3"]),
+        ("private", 3, 1600, [*FLOW, "--private", "epsilon=8,delta=1e-3"]),
         ("unpaired", 3, 5000, [*EVALUATED, *UNPAIRED]),
         ("regression", 3, 5000, [*REGRESSION, *EVALUATED]),
     ],

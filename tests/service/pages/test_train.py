@@ -59,7 +59,7 @@ def test_a_folder_becomes_a_model_in_service(browser: Browser, service: Running,
     Client(service.url).run(Client(service.url).ask("GET", "/v1/datasets")["data"][0]["id"], name="tiny")
     page.reload()
     card = page.locator(".train-run")
-    expect(card).to_contain_text(words["finished"], timeout=300_000)
+    expect(card).to_contain_text(words["finished"], timeout=120_000)
     expect(card.locator("svg")).to_have_attribute("aria-label", re.compile("after"))
     expect(card.locator("img")).to_be_visible()
     expect(card.get_by_role("link", name="Report")).to_be_visible()
