@@ -1,6 +1,7 @@
 """Emoji from captions: `flow-text-64` beside `text2image-32`, each trained for as long, on unseen captions.
 
-    python benchmarks/quality_flow_text.py [--minutes 60] [--guidance 1 2] [--presets NAME ...] --out FOLDER
+    python benchmarks/quality_flow_text.py [--minutes 60] [--guidance 1 2] [--presets NAME ...]
+        [--images NAME=COUNT ...] [--set [NAME:]KEY=VALUE ...] --out FOLDER
 
 Each holds a part of the emoji out of training, and the prompts are captions that neither has seen.
 `grid.png` shows 64 of them, drawn evenly and with nothing chosen: beside each other the real emoji, what
@@ -10,7 +11,8 @@ with the preset's own guidance; images seen; images per second of training, and 
 preset's own options.
 
 --guidance writes a grid for each scale. --images flow-text-64=N trains for as many images as an idle
-machine sees in the minutes. The same command continues an interrupted run.
+machine sees in the minutes; for the other, count those of both stages and set `tokenizer.share` to the
+tokenizer's. The same command continues an interrupted run.
 """
 
 import argparse
@@ -60,6 +62,13 @@ def real_images(model: Model, prompts: list[str]) -> np.ndarray:
     return judged.images(np.array([captions.index(prompt) for prompt in prompts])).numpy()
 
 
+def settings_of(preset: str, given: list[str], first: str) -> dict[str, str]:
+    """Return the settings among `[NAME:]KEY=VALUE` that are the preset's."""
+    named = [part if ":" in part.split("=")[0] else f"{first}:{part}" for part in given]
+    own = [part.removeprefix(f"{preset}:") for part in named if part.startswith(f"{preset}:")]
+    return dict(part.split("=", 1) for part in own)
+
+
 def enlarged(images: np.ndarray) -> np.ndarray:
     """Repeat the pixels of images up to 64×64."""
     times = SIDE // images.shape[1]
@@ -80,7 +89,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--images", nargs="*", default=[], metavar="NAME=COUNT", help="budgets in images")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of the first preset")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="[NAME:]KEY=VALUE", help="of a preset or the first"
+    )
     parser.add_argument("--guidance", type=float, nargs="*", default=[], help="scales to draw grids with")
     parser.add_argument("--evaluate-every", type=int, default=25_000, help="images; the best is kept")
     parser.add_argument("--threads", type=int, default=2)
@@ -90,8 +101,8 @@ def main() -> None:
     budget = scoring.budgets(arguments.minutes, arguments.images)
     results: dict[str, Any] = {"minutes": arguments.minutes, "threads": arguments.threads}
     models: dict[str, Model] = {}
-    for number, preset in enumerate(arguments.presets):
-        settings = dict(setting.split("=", 1) for setting in arguments.set) if number == 0 else {}
+    for preset in arguments.presets:
+        settings = settings_of(preset, arguments.set, arguments.presets[0])
         run = scoring.train(
             DATA,
             preset=preset,
