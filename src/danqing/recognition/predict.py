@@ -209,8 +209,8 @@ def _check_used(recognizer: Recognizer, top: int, threshold: float | None, scale
     """Raise ConfigError for a model without answers, and for an option that these do not depend on."""
     if not isinstance(recognizer.learner, Classifies | Segments | Detects):
         raise ConfigError(
-            "This model turns images into vectors and says nothing else of them: use danqing index and danqing "
-            "search, or danqing.encode in Python."
+            "This model turns images into vectors and says nothing else of them: use danqing index and "
+            "danqing search, or danqing.encode in Python."
         )
     finds, segments = isinstance(recognizer.learner, Detects), isinstance(recognizer.learner, Segments)
     if top != 1 and (finds or segments):
