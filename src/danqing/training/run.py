@@ -6,7 +6,6 @@ import functools
 import json
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal, ParamSpec
 
 import torch
 
-from danqing import machine, threads
+from danqing import interpreter, machine, threads
 from danqing.cluster import ledger as ledgers
 from danqing.cluster.launch import end_with_launcher, launch
 from danqing.cluster.place import Place, check_power_of_two
@@ -305,7 +304,7 @@ def _launched(count: int, data: Any, **arguments: Any) -> Run:
     options = {name.replace("_", "-"): value for name, value in arguments.items()}
     options |= {"json": True, "quiet": is_quiet}
     words = shlex.split(command_line("train", str(data), options, settings))[1:]
-    status, written = launch([sys.executable, "-m", "danqing", *words], count, output=subprocess.PIPE)
+    status, written = launch(interpreter.command("danqing", *words), count, output=subprocess.PIPE)
     answer = json.loads(written) if written.strip() else {}
     if "run" not in answer:
         raise TrainingError(answer.get("error") or f"The processes of the run ended with status {status}.")
