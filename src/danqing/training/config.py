@@ -311,8 +311,8 @@ class RunConfig(Section):
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
     """List the changes between two configurations as `key: old → new`.
 
-    Changes that a resumed run allows, such as of its budget and its patience, are left out. So is the place of
-    its images: their fingerprint says whether they are the same.
+    Changes that a resumed run allows, such as of its budget and its patience, are left out. So is the place
+    of its images: their fingerprint says whether they are the same.
     """
     old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
     free = {"images", "minutes", "description", "task", "source", "evaluation.patience_images"}
