@@ -135,8 +135,7 @@ def examine_learner(
     base, _ = examine_learner(_base_of(adapter, access), access, depth=depth + 1)
     if isinstance(base, Pipeline):
         return read_learner(files, access)
-    with torch.device("meta"):
-        learner = families.build_learner(_config_of(adapter))
+    learner = families.without_weights(_config_of(adapter))
     learner.drop_training_only()
     return learner, model_folder.plain_facts(adapter.config.get("trained"))
 

@@ -285,8 +285,7 @@ def examine_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]
             )
     try:
         parsed = families.parse_config(config["model"])
-        with torch.device("meta"):  # nothing is allocated until the weights have been found to fit
-            learner = families.build_learner(parsed)
+        learner = families.without_weights(parsed)  # nothing is allocated until the weights are found to fit
     except (ConfigError, RecursionError) as error:
         raise ModelError(
             f"{files.path / CONFIG} does not describe a model that this version knows: {error}"
