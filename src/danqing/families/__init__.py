@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from danqing.errors import ConfigError, explain
 from danqing.families.abilities import HasTokenizer
 from danqing.families.base import Family, FamilyConfig, Learner
+from danqing.nets.weightless import weightless
 
 REGISTRY = {
     "gan": ("danqing.families.gan", "GAN", "GANConfig"),
@@ -75,6 +76,12 @@ def build(config: FamilyConfig) -> Family:
 def build_learner(config: FamilyConfig) -> Learner:
     """Build a learner with fresh weights, whether it samples images or not."""
     return _find(config.family).learner.from_config(config)
+
+
+def without_weights(config: FamilyConfig) -> Learner:
+    """Build a learner without weights, to read its properties."""
+    with weightless():
+        return build_learner(config)
 
 
 def can_sample(family: str) -> bool:

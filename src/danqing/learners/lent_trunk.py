@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from danqing import families
 from danqing.errors import ConfigError
 from danqing.families.base import Family, FamilyConfig
+from danqing.nets.weightless import weightless
 
 
 class LentTrunk(nn.Module):
@@ -47,7 +48,7 @@ def _built(lender: FamilyConfig, images: FamilyConfig) -> Family:
 
 def _channels(lender: FamilyConfig, images: FamilyConfig, lent: str) -> int:
     """Return the channels of the features, found on a device where nothing is computed."""
-    with torch.device("meta"):
+    with weightless():
         family = _built(lender, images)
         pixels = torch.empty(2, images.channels, images.height, images.width)
         return int(getattr(family, lent).features(pixels).shape[1])

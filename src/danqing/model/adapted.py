@@ -19,7 +19,6 @@ from danqing.model import folder as model_folder
 from danqing.model.adapter_files import Adapter
 from danqing.model.files import CONFIG, Access, ModelFiles, open_files
 from danqing.nets import adapters
-from danqing.pipelines import modelscope
 from danqing.pipelines.sources import MODELSCOPE, split_source
 from danqing.trust.sealed_file import is_sealed
 
@@ -80,6 +79,8 @@ def open_model(source: str, revision: str | None = None, access: Access | None =
     place, options = split_source(source)
     revision, variant = revision or options.get("revision"), options.get("variant", "")
     if place.startswith(MODELSCOPE):
+        from danqing.pipelines import modelscope
+
         folder = modelscope.fetch(place, revision, variant, model_folder.FILES)
         return open_files(folder, access=access, name=place.removeprefix(MODELSCOPE), options=options)
     if model_folder.is_hub_id(place):
@@ -135,8 +136,7 @@ def examine_learner(
     base, _ = examine_learner(_base_of(adapter, access), access, depth=depth + 1)
     if isinstance(base, Pipeline):
         return read_learner(files, access)
-    with torch.device("meta"):
-        learner = families.build_learner(_config_of(adapter))
+    learner = families.without_weights(_config_of(adapter))
     learner.drop_training_only()
     return learner, model_folder.plain_facts(adapter.config.get("trained"))
 

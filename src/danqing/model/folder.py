@@ -8,13 +8,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
 
 from danqing import atomic, families, folder_formats, weights
 from danqing.data.consent import read_consent
@@ -50,7 +43,6 @@ _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MAX_CONFIG_BYTES = 10_000_000
 _L = TypeVar("_L", bound=Learner)
-_HUB_ERRORS = (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError)
 
 
 def write(
@@ -285,8 +277,7 @@ def examine_learner(source: Path | ModelFiles) -> tuple[Learner, dict[str, Any]]
             )
     try:
         parsed = families.parse_config(config["model"])
-        with torch.device("meta"):  # nothing is allocated until the weights have been found to fit
-            learner = families.build_learner(parsed)
+        learner = families.without_weights(parsed)  # nothing is allocated until the weights are found to fit
     except (ConfigError, RecursionError) as error:
         raise ModelError(
             f"{files.path / CONFIG} does not describe a model that this version knows: {error}"
@@ -305,12 +296,15 @@ def fetch(
     variant: of the weights of a pipeline.
     Returns the model folder, and the folder within which its links lead. Raises ModelError.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError
+
     try:
         wanted = None if whole else [*FILES, NEIGHBOURS, INDEX]
         snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
     except GatedRepoError as error:
         raise ModelError(hub.gated(repo_id)) from error
-    except _HUB_ERRORS as error:
+    except hub.ERRORS as error:
         raise ModelError(
             f"{repo_id} is not a folder here, and the hub did not return it: {_first_line(error)}"
         ) from error
@@ -332,13 +326,15 @@ def push(save: Callable[[str], Any], repo_id: str, *, private: bool, token: str 
 
     save: writes the model folder.
     """
+    from huggingface_hub import HfApi
+
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder:
         save(folder)
         try:
             address = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a Danqing model")
-        except _HUB_ERRORS as error:
+        except hub.ERRORS as error:
             raise ModelError(f"The hub did not take {repo_id}: {_first_line(error)}") from error
     return str(address)
 

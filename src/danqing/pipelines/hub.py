@@ -4,26 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-)
-
 from danqing.errors import ModelError
 from danqing.pipelines.layout import INDEX, wanted
 
-_ERRORS = (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    OSError,
-    ValueError,
-)
+ERRORS = (OSError, ValueError)
+"""What the client of the hub raises: all of its own errors are derived from these."""
 
 
 def fetch_pipeline(repo_id: str, snapshot: Path, revision: str | None, variant: str) -> Path:
@@ -32,6 +17,9 @@ def fetch_pipeline(repo_id: str, snapshot: Path, revision: str | None, variant: 
     snapshot: the folder in the cache, which has its index already. Without a connection, the files that are
     there are used. Raises ModelError.
     """
+    from huggingface_hub import snapshot_download  # as long to import as all of ours
+    from huggingface_hub.errors import GatedRepoError
+
     try:
         index = json.loads((snapshot / INDEX).read_text(encoding="utf-8"))
         files = wanted(_listed(repo_id, snapshot, revision), index, variant)
@@ -39,13 +27,15 @@ def fetch_pipeline(repo_id: str, snapshot: Path, revision: str | None, variant: 
         return Path(snapshot_download(repo_id, revision=commit, allow_patterns=files))
     except GatedRepoError as error:
         raise ModelError(gated(repo_id)) from error
-    except _ERRORS as error:
+    except ERRORS as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"The hub did not return all of {repo_id}: {reason}") from error
 
 
 def gated(repo_id: str) -> str:
     """Return what to do about a model whose terms must be accepted."""
+    from huggingface_hub import constants
+
     return (
         f"{repo_id} is gated: accept its terms at {constants.ENDPOINT}/{repo_id} and run hf auth login, or "
         "set HF_TOKEN."
@@ -54,6 +44,9 @@ def gated(repo_id: str) -> str:
 
 def _listed(repo_id: str, snapshot: Path, revision: str | None) -> list[str]:
     """Return the names of all files of a repository, or of those in the cache without a connection."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError
+
     try:
         return HfApi().list_repo_files(repo_id, revision=revision)
     except GatedRepoError:

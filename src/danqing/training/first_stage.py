@@ -149,7 +149,7 @@ class FirstStage:
             self.own.check_images(self.dataset, self.held)
             self.own.write_config(config)
             completed = self.own.complete(config, self.dataset)
-            if not isinstance(_without_weights(completed.model), self.reads):
+            if not isinstance(families.without_weights(completed.model), self.reads):
                 raise ConfigError(
                     f"This {config.family} is not a tokenizer for a {self.config.family}: choose "
                     f"{families.alternatives(self.reads)} as tokenizer.preset."
@@ -208,7 +208,7 @@ class FirstStage:
 
         Raises TrainingError if there is not enough memory for it.
         """
-        encoding = codes.encoding_of(_without_weights(first.model), self.reads)
+        encoding = codes.encoding_of(families.without_weights(first.model), self.reads)
         seen = {"images": 0, "seconds": 60 * (first.minutes or 0)}
         if first.images is not None:
             seen["images"] = -(-first.images // first.batch_size) * first.batch_size  # in whole steps
@@ -342,9 +342,3 @@ def second_stage_config(config: RunConfig, first: Mapping[str, Any]) -> RunConfi
         spent = first["seconds"] + first.get("codes_seconds", 0.0)
         minutes = max(0.001, minutes - spent / 60)
     return config.model_copy(update={"images": images, "minutes": minutes})
-
-
-def _without_weights(config: FamilyConfig) -> Family:
-    """A family whose weights take no memory, to read its properties."""
-    with torch.device("meta"):
-        return families.build(config)

@@ -249,8 +249,7 @@ def _state_bytes(config: RunConfig, grains: Grains | None) -> tuple[int, int]:
     """
     if config.family == families.PIPELINE:
         return adapting.pipeline_bytes(config), 0
-    with torch.device("meta"):
-        learner = families.build_learner(config.model)
+    learner = families.without_weights(config.model)
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in learner.named_children()}
     trained = {module.partition(".")[0] for phase in learner.phases() for module in phase.modules}
     moving = max(1, len(config.training.ema_lengths))

@@ -221,7 +221,7 @@ def carry(source: Source, config: FamilyConfig) -> Carried:
     config: of the model, completed for its data.
     Raises ConfigError where none fits.
     """
-    known, learner = source.weights(), _without_weights(config)
+    known, learner = source.weights(), families.without_weights(config)
     theirs, labels = source.learner.config, _changes(config, _one_label_more(config))
     others = _unlike(theirs, config)
     whole, rows, kept, new = dict[str, Tensor](), dict[str, _Rows](), Counter[str](), Counter[str]()
@@ -316,7 +316,7 @@ def _changes(config: FamilyConfig, other: FamilyConfig) -> dict[str, int]:
     """Return the tensors whose shape another configuration changes, and along which axis, or removes."""
     if config == other:
         return {}
-    before, after = (_without_weights(each).state_dict() for each in (config, other))
+    before, after = (families.without_weights(each).state_dict() for each in (config, other))
     changed = {}
     for name, tensor in before.items():
         shape = after[name].shape if name in after else torch.Size()
@@ -324,8 +324,3 @@ def _changes(config: FamilyConfig, other: FamilyConfig) -> dict[str, int]:
             pairs = enumerate(zip(tensor.shape, shape, strict=False))
             changed[name] = next((axis for axis, (one, two) in pairs if one != two), 0)
     return changed
-
-
-def _without_weights(config: FamilyConfig) -> Learner:
-    with torch.device("meta"):
-        return families.build_learner(config)

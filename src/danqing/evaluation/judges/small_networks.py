@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from danqing.images import to_float
+from danqing.nets.weightless import weightless
 
 SIDE = 32
 """Larger images are averaged down to this longer side."""
@@ -49,7 +50,7 @@ def image_tower(channels: int, outputs: int, rng: torch.Generator, *, places: in
 
 def begun(build: Callable[[], nn.Module], rng: torch.Generator) -> nn.Module:
     """Initialise a network from the generator alone."""
-    with torch.device("meta"):  # on meta, constructors draw nothing from torch's global randomness
+    with weightless():  # constructors draw nothing from torch's global randomness
         network = build()
     network = network.to_empty(device="cpu")
     for module in network.modules():
