@@ -122,6 +122,8 @@ def test_the_model_knows_its_sizes_and_samples_each(photographs: Path, tmp_path:
         ("vae-32", {}, "A VAE cannot learn images of several sizes: use a flow model"),
         ("flow-32", {"transport": "semidiscrete"}, "needs one size: give a size such as 64x64"),
         ("flow-pairs-64", {}, "needs one size"),
+        ("flow-32", {"objective": "solution"}, "samples in few steps"),
+        ("text2image-32", {}, "cannot learn images of several sizes: use a flow model"),
     ],
 )
 def test_a_family_that_needs_one_size_says_what_to_do(

@@ -16,7 +16,7 @@ from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.networks import open_network
 from danqing.families.abilities import Compresses
 from danqing.families.flow_sampling import LatentFlow
-from danqing.images import Images
+from danqing.images import Images, to_float
 from danqing.training import codes
 from danqing.training.config_reading import resolve
 from danqing.training.engine import initialise
@@ -123,6 +123,81 @@ def test_statistics_are_those_of_all_cached_latents(autoencoder):
     assert found.statistics.deviation[0] == pytest.approx(0.01 * max(deviations)), "it is not blown up"
     normal = found.statistics.normalize(latents.float())
     assert normal[:, 1:].std((0, 2, 3)).tolist() == pytest.approx([1, 1], abs=0.01)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Forty pictures, wide, high and square."""
+    folder, rng = tmp_path / "photographs", np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(40):
+        width, height = [(24, 12), (12, 24), (18, 18), (24, 12)][number % 4]
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_cached_latents_of_several_sizes_equal_fresh_ones(photographs, views):
+    dataset = open_dataset(photographs, size=(16, 16), buckets=True)
+    assert len({width * height for width, height in dataset.sizes}) == 2, "grids of different lengths"
+    settings = {"features": 4, "latents": 3, "downsamplings": 1}
+    family = initialise(resolve(preset="vae-latents-128", settings=settings).for_data(dataset)).eval()
+    found = written(family, dataset, codes.views_of(Augment(flip=views > 1), 7, views))
+    buckets, every = dataset.buckets_at(np.arange(40)), []
+    kinds = set()
+    for row in range(40):
+        pixels = to_float(dataset.full_depth([row]))
+        plain, mirrored = (family.compress(each) for each in (pixels, pixels.flip(3)))
+        for view in range(views):
+            cached = found.at(np.array([row]), np.array([view]), int(buckets[row]))
+            assert cached.shape == plain.shape
+            kinds.add(tuple(torch.allclose(cached, each, atol=2e-3) for each in (plain, mirrored)))
+            every.append(cached[0].flatten(1).double())
+    assert kinds == ({(True, False)} if views == 1 else {(True, False), (False, True)})
+    values = torch.cat(every, dim=1)
+    assert found.statistics.mean == pytest.approx(values.mean(1).tolist(), abs=1e-9), "no padding counts"
+    assert found.statistics.deviation == pytest.approx(values.std(1, correction=0).tolist(), rel=1e-6)
+    coded, order = codes.CodedBatches(dataset, found, batch_size=8, seed=5), Batches(dataset, 8, 5)
+    shapes = set()
+    for seen in range(0, 160, 8):
+        batch, indices = coded.at(seen), order.indices(seen)
+        (bucket,) = set(buckets[indices].tolist())
+        view = dataset.order(8, 5).at(seen).epochs % views
+        assert torch.equal(batch.codes, found.at(indices, view, bucket))
+        shapes.add(tuple(batch.codes.shape[2:]))
+    assert shapes == {(height // 2, width // 2) for width, height in dataset.sizes}
+
+
+@pytest.mark.slow
+def test_both_stages_learn_images_of_several_sizes_and_resume(photographs, tmp_path):
+    class Stops(Listener):
+        def __init__(self, stage, images):
+            self.stage, self.images = stage, images
+
+        def on_progress(self, progress):
+            if progress.stage.startswith(self.stage) and progress.images >= self.images:
+                raise RuntimeError("stopped")
+
+    chosen = LATENT | {"size": "[16, 16]", "batch_size": "8", "tokenizer.settings.batch_size": "8"}
+    chosen |= {"checkpoint_seconds": "0.0001", "data.augment.flip": "true"}
+
+    def train(out, listener):
+        options = {"size": "auto", "images": 160, "settings": chosen, "listener": listener}
+        return dq.train(photographs, preset="flow-128", out=out, evaluate_every=0, **options)
+
+    whole = train(tmp_path / "whole", Listener())
+    for stage, images in (("tokenizer", 24), ("prior", 48)):
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(tmp_path / "parts", Stops(stage, images))
+    parts = train(tmp_path / "parts", Listener())
+    models = [(run.model / "model.safetensors").read_bytes() for run in (whole, parts)]
+    assert models[0] == models[1]
+    model = dq.load(whole)
+    assert len(model.sizes.own) == 3
+    assert model.family.tokenizer.config.sizes == model.sizes.own
+    for width, height in (*model.sizes.own, (24, 8)):
+        assert model.sample(2, size=(width, height)).array.shape == (2, height, width, 3)
 
 
 def test_one_run_one_budget_one_model_folder(pictures, tmp_path):
