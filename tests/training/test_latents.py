@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import danqing as dq
+from danqing.cli.train import tokenizer_text
 from danqing.data import Augment, Batches, open_dataset
 from danqing.errors import ConfigError
 from danqing.evaluation.features import feature_info
@@ -59,7 +60,18 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "cache"))
 
 
-def train(pictures, out, *, images=640, tokenizer=None, evaluate_every=0, **settings):
+class Heard(Listener):
+    def __init__(self):
+        self.plans, self.messages = [], []
+
+    def on_plan(self, plan):
+        self.plans.append(plan)
+
+    def on_message(self, text):
+        self.messages.append(text)
+
+
+def train(pictures, out, *, images=640, tokenizer=None, evaluate_every=0, listener=None, **settings):
     return dq.train(
         pictures,
         preset="flow-128",
@@ -67,7 +79,7 @@ def train(pictures, out, *, images=640, tokenizer=None, evaluate_every=0, **sett
         images=images,
         size=(8, 12),
         settings=LATENT | settings,
-        listener=Listener(),
+        listener=listener or Listener(),
         tokenizer=tokenizer,
         evaluate_every=evaluate_every,
     )
@@ -108,6 +120,16 @@ def test_cached_latents_equal_fresh_ones_in_every_view(autoencoder, tmp_path):
         assert torch.equal(batch.condition.label, order.condition(seen).label)
         assert batch.images.shape == (25, 0, 0, 0)
     assert [path.parent.name for path in (tmp_path / "cache").rglob("*.safetensors")].count("latents") == 1
+
+
+def test_the_time_to_encode_is_that_of_all_views(autoencoder, monkeypatch):
+    dataset, family = autoencoder
+    clock = iter([0.0, 5.0, 7.0, 9.5])  # the first time, memory is allocated
+    monkeypatch.setattr(codes.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(codes, "_PIXELS_AT_ONCE", 25 * 8 * 12)  # sixty pictures in three parts
+    encoding = codes.encoding_of(family, Compresses)
+    spent = codes.seconds_to_encode(encoding, dataset, codes.views_of(Augment(flip=True), 7, 4), CPU)
+    assert spent == pytest.approx(2.5 * 4 * 3)
 
 
 def test_statistics_are_those_of_all_cached_latents(autoencoder):
@@ -201,7 +223,8 @@ def test_both_stages_learn_images_of_several_sizes_and_resume(photographs, tmp_p
 
 
 def test_one_run_one_budget_one_model_folder(pictures, tmp_path):
-    run = train(pictures, tmp_path / "run", **{"training.ema_lengths": "[0.05, 0.1]"})
+    heard = Heard()
+    run = train(pictures, tmp_path / "run", listener=heard, **{"training.ema_lengths": "[0.05, 0.1]"})
     assert (run.images, run.tokenizer["images"]) == (416, 224)
     model = dq.load(run)
     assert isinstance(model.family, LatentFlow)
@@ -213,6 +236,13 @@ def test_one_run_one_budget_one_model_folder(pictures, tmp_path):
     latents = model.encode(shown, label=[0] * 60)
     assert latents.std((0, 2, 3)).tolist() == pytest.approx([1, 1], abs=0.15)
     assert run.tokenizer["psnr"] > 5
+    reconstructed = f"have a PSNR of {run.tokenizer['psnr']:.1f} dB"
+    assert f"Reconstructions of 60 training images by the tokenizer {reconstructed}." in heard.messages
+    assert tokenizer_text(run.tokenizer).endswith(f"; its reconstructions {reconstructed}")
+    first, second = heard.plans
+    assert first.then.codes_seconds > 0 == second.codes_seconds, "the images are encoded between the two"
+    told = json.loads((run.folder / "tokenizer/run.json").read_text())["plan"]["then"]
+    assert told["codes_seconds"] == first.then.codes_seconds
     report = run.report.read_text()
     assert 'href="tokenizer/report.html"' in report
     assert f"training images have a PSNR of {run.tokenizer['psnr']:.1f} dB" in report

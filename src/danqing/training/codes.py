@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import struct
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -330,6 +331,23 @@ class Encoded(NamedTuple):
     parts: Iterator[torch.Tensor]
     grids: Sequence[tuple[int, int]] = ()
     places: int = 0
+
+
+def seconds_to_encode(encoding: Encoding, dataset: Dataset, views: Views, device: torch.device) -> float:
+    """Measure how long it will take to encode all views of a data set.
+
+    Images are encoded once without counting, and once more.
+    """
+    at_once, count, spent = _at_once(dataset), len(dataset), 0.0
+    (rows,) = np.nonzero(dataset.buckets_at(np.arange(min(count, _BLOCK * at_once))) == 0)
+    rows = rows[:at_once] if len(rows) else np.zeros(1, np.int64)
+    with torch.inference_mode():
+        for _ in range(2):
+            started = time.perf_counter()
+            images = views.of(dataset, 0, rows)
+            encoding.encode(images[torch.arange(at_once) % len(images)].to(device)).cpu()
+            spent = time.perf_counter() - started
+    return spent * views.number * math.ceil(count / at_once)
 
 
 def _at_once(dataset: Dataset) -> int:
