@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ if TYPE_CHECKING:  # torch is imported where it is used: exported models run wit
     import torch
 
 _GLANCE_SECONDS = 0.1  # of looking for free cores before a command that may be short
+_MEMORY_IS_FULL = re.compile(r"can't allocate memory|out\sof\smemory|ALLOC_FAILED")
+"""What errors say when memory is full: the CPU's allocator, drivers of GPUs, and cuBLAS and cuDNN."""
 
 
 def hardware(device: "torch.device") -> dict[str, Any]:
@@ -109,8 +112,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory is full."""
     import torch
 
-    # The allocator of the CPU has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # The allocator of the CPU has no exception class of its own, nor has the memory of kernels on a GPU.
+    return isinstance(error, torch.OutOfMemoryError) or bool(_MEMORY_IS_FULL.search(str(error)))
 
 
 def cores_used(device: "torch.device") -> int:

@@ -15,6 +15,7 @@ from danqing.families.flow_sampling import LatentFlow
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model
+from danqing.requested import image_seeds
 from danqing.samplers import SAMPLERS
 
 TOKENIZERS: dict[str, dict[str, Any]] = {
@@ -106,6 +107,60 @@ def test_a_seed_alone_gives_the_same_bits_as_in_a_batch(tokenizer: str, sampler:
         alone = model.sample(label=labels[seed], seeds=[seed], **options).array
         assert np.array_equal(alone[0], together[seed]), (sampler, seed)
     assert not np.array_equal(together[0], together[2])
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_other_sizes_are_generated_and_not_resampled(tokenizer: str) -> None:
+    model = Model(make(tokenizer, size=(15, 15)))  # 8x8 places of 2x2 pixels
+    assert model.sizes.in_words() == "15x15, or sides in multiples of 4 with 112 to 450 pixels"
+    own = model.sample(2, num_steps=2).array
+    assert np.array_equal(model.sample(2, size=(15, 15), num_steps=2).array, own)
+    for width, height in ((24, 16), (12, 20), (16, 16)):  # the last one has as many places as its own size
+        options: dict[str, Any] = {"size": (width, height), "num_steps": 2}
+        previews: list[Any] = []
+        together = model.sample(
+            16, on_step=lambda done, steps, preview, into=previews: into.append(preview()), **options
+        ).array
+        assert {together.shape, *(each.array.shape for each in previews)} == {(16, height, width, 3)}
+        seed = image_seeds(16, 0, None)[7]
+        assert np.array_equal(model.sample(seeds=[seed], **options).array[0], together[7])
+    with pytest.raises(ConfigError, match="does not sample 18x16: choose 15x15, or sides in multiples of 4"):
+        model.sample(size=(18, 16))
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_a_first_stage_learns_images_of_other_sizes(tokenizer: str) -> None:
+    config = families.parse_config({**TOKENIZERS[tokenizer], "height": 8, "width": 8, "channels": 3})
+    assert config.takes_sizes
+    family = families.build(config)
+    for size in ((8, 8), (6, 12), (5, 9)):
+        batch = Batch(pictures(2, size=size))
+        loss = family.loss(batch, family.phases()[0], torch.Generator()).total
+        loss.backward()
+        assert loss.isfinite()
+        assert family.rebuilt(batch).shape == batch.images.shape  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS)
+def test_a_seamless_image_moves_with_the_first_map_of_its_decoder(tokenizer: str) -> None:
+    family = make(tokenizer)
+
+    def sample(seamless: str, down: int = 0, across: int = 0) -> torch.Tensor:
+        """Sample with the first map of the decoder moved by some places."""
+        hook = family.tokenizer.decoder.first.register_forward_hook(  # type: ignore[union-attr,operator]
+            lambda _module, _inputs, output: torch.roll(output, (down, across), (-2, -1))
+        )
+        with hook, torch.no_grad():
+            return family.sample(Condition(), seeds=[1, 2], size=(12, 8), num_steps=2, seamless=seamless)
+
+    for seamless in ("none", "x", "y", "both"):
+        for down, across in ((1, 0), (0, 2)):
+            expected = torch.roll(sample(seamless), (2 * down, 2 * across), (-2, -1))
+            wraps = (not down or seamless in ("y", "both")) and (not across or seamless in ("x", "both"))
+            assert torch.allclose(sample(seamless, down, across), expected, atol=1e-5) == wraps
+    assert not torch.equal(sample("both"), sample("none"))
+    with pytest.raises(ConfigError, match="sides in multiples of 4, and these have 10x8"):
+        family.check_seamless((10, 8))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (17, 13)])

@@ -22,6 +22,9 @@ from danqing.nets.gan_contract import GANShape
 from danqing.nets.gan_modern import ModernGenerator
 from danqing.nets.gan_pairs import build_generator
 from danqing.nets.grids import GridDecoder, GridShape
+from danqing.nets.restoration import RestorationNet, RestorationShape
+from danqing.nets.style import StyleNet
+from danqing.nets.translator import Translator
 
 SIDE, EDGE, IMAGES = 48, 8, 4
 """Padding changes pixels near the edge, which are left out."""
@@ -44,6 +47,15 @@ def from_noise(network: nn.Module) -> Tensor:
     return images
 
 
+def from_images(network: Translator | RestorationNet) -> Tensor:
+    """What a network adds to an image."""
+    nn.init.normal_(network.last.weight)  # it starts at zero
+    side = SIDE if isinstance(network, Translator) else SIDE // network.shape.scale
+    source = torch.randn(IMAGES, 4, side, side)
+    added: Tensor = network(source) - (source if isinstance(network, Translator) else network.base(source))
+    return added
+
+
 GAN_SHAPE, FLOW_SHAPE = GANShape(SIDE, SIDE, 4, 0), FlowShape(4, 0, (8, 8, 16), layers=1, heads=2)
 VAE_SHAPE = AutoencoderShape(SIDE, SIDE, 4, latents=8, features=8, blocks=1)
 GRID_SHAPE = GridShape(SIDE, SIDE, 4, latents=8, features=8, blocks=1, downsamplings=3)
@@ -60,6 +72,9 @@ NETWORKS: dict[str, Draw] = {
     },
     "vqvae": lambda: GridDecoder(GRID_SHAPE)(torch.randn(IMAGES, 8, SIDE // 8, SIDE // 8)),
     **{f"flow-{net.__name__}": lambda net=net: from_noise(net(FLOW_SHAPE)) for net in (Hybrid, DiT, UNet)},
+    "translator": lambda: from_images(Translator(4, (8, 8, 16), blocks=1)),
+    "restoration": lambda: from_images(RestorationNet(RestorationShape(4, 4, 2, 8, 1, downsamplings=1))),
+    "style": lambda: StyleNet(4, features=4, blocks=1)(torch.randn(IMAGES, 4, SIDE, SIDE)),
     "uneven": lambda: nn.ConvTranspose2d(8, 4, 3, stride=2, padding=1, output_padding=1, bias=False)(
         torch.randn(IMAGES, 8, SIDE // 2, SIDE // 2)
     ),
@@ -109,7 +124,9 @@ def test_kernels_that_overlap_unevenly_are_found() -> None:
     assert unevenness(drawn("uneven", 120)) > 0.3
 
 
-@pytest.mark.parametrize("name", ["gan-mlp", "gan-resnet", "gan-modern", "vae-mlp", "flow-UNet"])
+@pytest.mark.parametrize(
+    "name", ["gan-mlp", "gan-resnet", "gan-modern", "vae-mlp", "flow-UNet", "translator"]
+)
 def test_images_of_networks_that_interpolate_have_no_peaks(name: str) -> None:
     spectrum = torch.fft.fft2(drawn(name, 12)).abs().square().flatten(0, 2).mean(0)
     assert max(peaks(spectrum).values()) < 4, peaks(spectrum)

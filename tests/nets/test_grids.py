@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from danqing.nets.autoencoders import AutoencoderShape, build_decoder
-from danqing.nets.grids import GridDecoder, GridEncoder, GridShape
+from danqing.nets.grids import GridDecoder, GridEncoder, GridShape, grid_of
 from danqing.nets.patchgan import PatchDiscriminator
 
 
@@ -28,6 +28,15 @@ def test_any_size_becomes_a_grid_and_comes_back(height: int, width: int, downsam
     latents = GridEncoder(shape)(torch.rand(3, 2, height, width))
     assert latents.shape == (3, 5, *shape.grid)
     assert GridDecoder(shape)(latents).shape == (3, 2, height, width)
+
+
+def test_other_sizes_than_the_usual_one_become_grids_of_their_own() -> None:
+    encoder, decoder = GridEncoder(shape_of(16, 16, 2)), GridDecoder(shape_of(16, 16, 2))
+    for height, width in ((12, 20), (13, 16), (15, 15)):
+        images = torch.rand(2, 2, height, width)
+        latents = encoder(images)
+        assert latents.shape == (2, 5, *grid_of((height, width), 4))
+        assert decoder.decoded(latents, (height, width)).shape == images.shape
 
 
 def test_the_padding_repeats_the_image_s_edge() -> None:

@@ -115,6 +115,16 @@ def test_the_model_knows_its_sizes_and_samples_each(photographs: Path, tmp_path:
     assert scored.headline.reference.split == "held-out"
 
 
+@pytest.mark.slow
+def test_a_model_of_few_steps_learns_the_first_size_of_its_teacher(photographs: Path, tmp_path: Path) -> None:
+    teacher = train(photographs, tmp_path / "teacher", {})
+    options = {"settings": {"model.solution.discriminator_features": "4"}, "listener": Listener()}
+    options |= {"images": 160, "trajectories": 8}
+    student = dq.distill(teacher, photographs, steps=2, out=tmp_path / "student", **options)
+    config = dq.load(student).config
+    assert (config.sizes, (config.width, config.height)) == ((), dq.load(teacher).sizes.own[0])
+
+
 @pytest.mark.parametrize(
     ("preset", "settings", "sentence"),
     [
@@ -122,6 +132,8 @@ def test_the_model_knows_its_sizes_and_samples_each(photographs: Path, tmp_path:
         ("vae-32", {}, "A VAE cannot learn images of several sizes: use a flow model"),
         ("flow-32", {"transport": "semidiscrete"}, "needs one size: give a size such as 64x64"),
         ("flow-pairs-64", {}, "needs one size"),
+        ("flow-32", {"objective": "solution"}, "samples in few steps"),
+        ("text2image-32", {}, "cannot learn images of several sizes: use a flow model"),
     ],
 )
 def test_a_family_that_needs_one_size_says_what_to_do(

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import danqing as dq
+from danqing.cli.train import tokenizer_text
 from danqing.data import Augment, Batches, open_dataset
 from danqing.errors import ConfigError
 from danqing.evaluation.features import feature_info
@@ -16,7 +17,7 @@ from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.networks import open_network
 from danqing.families.abilities import Compresses
 from danqing.families.flow_sampling import LatentFlow
-from danqing.images import Images
+from danqing.images import Images, to_float
 from danqing.training import codes
 from danqing.training.config_reading import resolve
 from danqing.training.engine import initialise
@@ -59,7 +60,18 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DANQING_CACHE", str(tmp_path / "cache"))
 
 
-def train(pictures, out, *, images=640, tokenizer=None, evaluate_every=0, **settings):
+class Heard(Listener):
+    def __init__(self):
+        self.plans, self.messages = [], []
+
+    def on_plan(self, plan):
+        self.plans.append(plan)
+
+    def on_message(self, text):
+        self.messages.append(text)
+
+
+def train(pictures, out, *, images=640, tokenizer=None, evaluate_every=0, listener=None, **settings):
     return dq.train(
         pictures,
         preset="flow-128",
@@ -67,7 +79,7 @@ def train(pictures, out, *, images=640, tokenizer=None, evaluate_every=0, **sett
         images=images,
         size=(8, 12),
         settings=LATENT | settings,
-        listener=Listener(),
+        listener=listener or Listener(),
         tokenizer=tokenizer,
         evaluate_every=evaluate_every,
     )
@@ -110,6 +122,16 @@ def test_cached_latents_equal_fresh_ones_in_every_view(autoencoder, tmp_path):
     assert [path.parent.name for path in (tmp_path / "cache").rglob("*.safetensors")].count("latents") == 1
 
 
+def test_the_time_to_encode_is_that_of_all_views(autoencoder, monkeypatch):
+    dataset, family = autoencoder
+    clock = iter([0.0, 5.0, 7.0, 9.5])  # the first time, memory is allocated
+    monkeypatch.setattr(codes.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(codes, "_PIXELS_AT_ONCE", 25 * 8 * 12)  # sixty pictures in three parts
+    encoding = codes.encoding_of(family, Compresses)
+    spent = codes.seconds_to_encode(encoding, dataset, codes.views_of(Augment(flip=True), 7, 4), CPU)
+    assert spent == pytest.approx(2.5 * 4 * 3)
+
+
 def test_statistics_are_those_of_all_cached_latents(autoencoder):
     dataset, family = autoencoder
     with torch.no_grad():
@@ -125,8 +147,84 @@ def test_statistics_are_those_of_all_cached_latents(autoencoder):
     assert normal[:, 1:].std((0, 2, 3)).tolist() == pytest.approx([1, 1], abs=0.01)
 
 
+@pytest.fixture
+def photographs(tmp_path):
+    """Forty pictures, wide, high and square."""
+    folder, rng = tmp_path / "photographs", np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(40):
+        width, height = [(24, 12), (12, 24), (18, 18), (24, 12)][number % 4]
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_cached_latents_of_several_sizes_equal_fresh_ones(photographs, views):
+    dataset = open_dataset(photographs, size=(16, 16), buckets=True)
+    assert len({width * height for width, height in dataset.sizes}) == 2, "grids of different lengths"
+    settings = {"features": 4, "latents": 3, "downsamplings": 1}
+    family = initialise(resolve(preset="vae-latents-128", settings=settings).for_data(dataset)).eval()
+    found = written(family, dataset, codes.views_of(Augment(flip=views > 1), 7, views))
+    buckets, every = dataset.buckets_at(np.arange(40)), []
+    kinds = set()
+    for row in range(40):
+        pixels = to_float(dataset.full_depth([row]))
+        plain, mirrored = (family.compress(each) for each in (pixels, pixels.flip(3)))
+        for view in range(views):
+            cached = found.at(np.array([row]), np.array([view]), int(buckets[row]))
+            assert cached.shape == plain.shape
+            kinds.add(tuple(torch.allclose(cached, each, atol=2e-3) for each in (plain, mirrored)))
+            every.append(cached[0].flatten(1).double())
+    assert kinds == ({(True, False)} if views == 1 else {(True, False), (False, True)})
+    values = torch.cat(every, dim=1)
+    assert found.statistics.mean == pytest.approx(values.mean(1).tolist(), abs=1e-9), "no padding counts"
+    assert found.statistics.deviation == pytest.approx(values.std(1, correction=0).tolist(), rel=1e-6)
+    coded, order = codes.CodedBatches(dataset, found, batch_size=8, seed=5), Batches(dataset, 8, 5)
+    shapes = set()
+    for seen in range(0, 160, 8):
+        batch, indices = coded.at(seen), order.indices(seen)
+        (bucket,) = set(buckets[indices].tolist())
+        view = dataset.order(8, 5).at(seen).epochs % views
+        assert torch.equal(batch.codes, found.at(indices, view, bucket))
+        shapes.add(tuple(batch.codes.shape[2:]))
+    assert shapes == {(height // 2, width // 2) for width, height in dataset.sizes}
+
+
+@pytest.mark.slow
+def test_both_stages_learn_images_of_several_sizes_and_resume(photographs, tmp_path):
+    class Stops(Listener):
+        def __init__(self, stage, images):
+            self.stage, self.images = stage, images
+
+        def on_progress(self, progress):
+            if progress.stage.startswith(self.stage) and progress.images >= self.images:
+                raise RuntimeError("stopped")
+
+    chosen = LATENT | {"size": "[16, 16]", "batch_size": "8", "tokenizer.settings.batch_size": "8"}
+    chosen |= {"checkpoint_seconds": "0.0001", "data.augment.flip": "true"}
+
+    def train(out, listener):
+        options = {"size": "auto", "images": 160, "settings": chosen, "listener": listener}
+        return dq.train(photographs, preset="flow-128", out=out, evaluate_every=0, **options)
+
+    whole = train(tmp_path / "whole", Listener())
+    for stage, images in (("tokenizer", 24), ("prior", 48)):
+        with pytest.raises(RuntimeError, match="stopped"):
+            train(tmp_path / "parts", Stops(stage, images))
+    parts = train(tmp_path / "parts", Listener())
+    models = [(run.model / "model.safetensors").read_bytes() for run in (whole, parts)]
+    assert models[0] == models[1]
+    model = dq.load(whole)
+    assert len(model.sizes.own) == 3
+    assert model.family.tokenizer.config.sizes == model.sizes.own
+    for width, height in (*model.sizes.own, (24, 8)):
+        assert model.sample(2, size=(width, height)).array.shape == (2, height, width, 3)
+
+
 def test_one_run_one_budget_one_model_folder(pictures, tmp_path):
-    run = train(pictures, tmp_path / "run", **{"training.ema_lengths": "[0.05, 0.1]"})
+    heard = Heard()
+    run = train(pictures, tmp_path / "run", listener=heard, **{"training.ema_lengths": "[0.05, 0.1]"})
     assert (run.images, run.tokenizer["images"]) == (416, 224)
     model = dq.load(run)
     assert isinstance(model.family, LatentFlow)
@@ -138,6 +236,13 @@ def test_one_run_one_budget_one_model_folder(pictures, tmp_path):
     latents = model.encode(shown, label=[0] * 60)
     assert latents.std((0, 2, 3)).tolist() == pytest.approx([1, 1], abs=0.15)
     assert run.tokenizer["psnr"] > 5
+    reconstructed = f"have a PSNR of {run.tokenizer['psnr']:.1f} dB"
+    assert f"Reconstructions of 60 training images by the tokenizer {reconstructed}." in heard.messages
+    assert tokenizer_text(run.tokenizer).endswith(f"; its reconstructions {reconstructed}")
+    first, second = heard.plans
+    assert first.then.codes_seconds > 0 == second.codes_seconds, "the images are encoded between the two"
+    told = json.loads((run.folder / "tokenizer/run.json").read_text())["plan"]["then"]
+    assert told["codes_seconds"] == first.then.codes_seconds
     report = run.report.read_text()
     assert 'href="tokenizer/report.html"' in report
     assert f"training images have a PSNR of {run.tokenizer['psnr']:.1f} dB" in report

@@ -189,6 +189,40 @@ def test_a_budget_that_is_too_small_for_the_size_is_met_by_a_smaller_preset():
     assert measured_runs.advise(started, 1000, 60).warning == ""
 
 
+@pytest.mark.parametrize(
+    ("preset", "size", "better"),
+    [
+        ("gan-32", (64, 64), "gan-64"),
+        ("gan-32", (40, 40), ""),
+        ("gan-32", (28, 28), ""),
+        ("gan-64", (96, 96), ""),
+        ("gan-64", (176, 88), "gan-128"),
+        ("flow-64", (128, 128), "flow-128"),
+        ("flow-128", (256, 256), "flow-256"),
+        ("flow-256", (64, 64), "flow-64"),
+        ("flow-text-64", (128, 128), ""),  # there is no other one for captions
+        ("flow-upscale-64", (256, 256), ""),
+        ("vae-128", (256, 256), ""),  # vae-latents-256 samples nothing
+        ("vae-latents-128", (256, 256), "vae-latents-256"),
+        ("classify-32", (64, 64), "classify-64"),
+        ("private-32", (64, 64), ""),
+    ],
+)
+def test_a_size_that_another_preset_is_for_is_met_by_its_name(preset, size, better):
+    config = resolve(preset=preset)
+    found = measured_runs.preset_advice(config, preset, size)
+    sides = "{}x{}".format(*size)
+    expected = f"for {sides}, --preset {better} suits better."
+    assert found is None if not better else found.endswith(expected)
+    started = config.model_copy(update={"init": "runs/other"})
+    assert measured_runs.preset_advice(started, preset, size) is None
+
+
+def test_what_a_first_stage_needs_is_not_compared_with_models_that_sample():
+    config = resolve(preset="vae-latents-128", images=1000)
+    assert measured_runs.advise(config, 1000, 60).warning == ""
+
+
 def test_the_time_of_both_stages_is_compared_with_measured_runs():
     config = resolve(preset="text2image-32", images=100_000)
     assert config.tokenizer is not None

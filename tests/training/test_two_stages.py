@@ -339,7 +339,7 @@ def test_scores_say_so_where_a_tokenizer_may_have_seen_what_is_held_out(pictures
     again = train(
         pictures, tmp_path / "again", tokenizer=fair, evaluate_every=320, images=320, listener=heard, **scored
     )
-    assert heard.messages == []
+    assert not any("held out here" in text for text in heard.messages)
     for run in (fair, again):
         assert not any("tokenizer" in caution for caution in cautions(run))
 

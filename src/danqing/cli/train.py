@@ -426,7 +426,9 @@ def tokenizer_text(first: Mapping[str, Any] | None) -> str | None:
     if first is None:
         return None
     seconds = sum(first.get(name) or 0.0 for name in ("seconds", "codes_seconds"))
-    return first.get("model") or f"{first['images']:,} images in {duration(seconds)}"
+    text = first.get("model") or f"{first['images']:,} images in {duration(seconds)}"
+    psnr = first.get("psnr")
+    return text if psnr is None else f"{text}; its reconstructions have a PSNR of {psnr:.1f} dB"
 
 
 def leave_if_interrupted(run: "Run", *, as_json: bool) -> None:

@@ -79,7 +79,9 @@ def distill(
         minutes = default_minutes(source)
     asked = {"trajectories": trajectories, "trajectory_guidance": guidance_scale}
     solution = {**_SOLUTION, **{name: value for name, value in asked.items() if value is not None}}
+    sizes, own_size = source.learner.config.sizes, (source.learner.config.width, source.learner.config.height)
     given: dict[str, Any] = {
+        **({"data.buckets": False} if sizes else {}),  # a model of few steps has one size, the first of them
         **{f"model.{name}": value for name, value in _OF_MODEL.items()},
         **{f"model.solution.{name}": value for name, value in solution.items()},
         **{f"optimizer.{name}": value for name, value in _OPTIMIZER.items()},
@@ -98,7 +100,7 @@ def distill(
         data,
         **chosen,
         out=Path("runs") / f"{name}-{steps}-steps" if out is None else out,
-        size=size,
+        size=own_size if sizes else size,
         settings=given,
         minutes=minutes,
         images=images,

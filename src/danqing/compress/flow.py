@@ -8,8 +8,10 @@ from danqing.compress.plan import ConditionPorts, GraphPlan, Plan, Size, images_
 from danqing.compress.runtime.manifest import Flow, Port
 from danqing.errors import ModelError
 from danqing.families.flow_sampling import Flow as PixelFlow
-from danqing.families.flow_sampling import FlowSampler
+from danqing.families.flow_sampling import FlowSampler, LatentFlow
 from danqing.sizes import SizeRange
+
+SIZES = "Other sizes than its own need PyTorch."
 
 
 class _Step(nn.Module):
@@ -67,7 +69,9 @@ def of_flow(family: FlowSampler) -> Plan:
         graphs["decode"] = _decoder(family, shape)
     options = dict(family.sample_defaults())
     options.pop("precision")
-    left_out = () if options.pop("seamless", None) is None else (SEAMLESS,)
+    left_out = [] if options.pop("seamless", None) is None else [SEAMLESS]
+    if isinstance(family, LatentFlow):
+        left_out.append(SIZES)
     loop = Flow(
         shape=shape,
         is_latent=is_latent,
@@ -76,7 +80,7 @@ def of_flow(family: FlowSampler) -> Plan:
         has_guide=rules.has_guide,
         guide_trained=rules.guide_trained,
     )
-    return Plan(loop, graphs, _only_possible(sizes, multiple), options, given.text, left_out)
+    return Plan(loop, graphs, _only_possible(sizes, multiple), options, given.text, tuple(left_out))
 
 
 def _only_possible(sizes: SizeRange, multiple: int) -> SizeRange:

@@ -28,6 +28,9 @@ class TensorFile:
         self._start = 8 + length
         self._layout: dict[str, dict[str, Any]] = json.loads(self._read(8, length))
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._layout
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._layout[name]["shape"])
 

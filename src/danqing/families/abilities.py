@@ -156,20 +156,31 @@ class Compresses(Protocol):
     """A tokenizer of real numbers: turns images into latents and back.
 
     It is the first stage of a family that generates latents, small images `[n, channels, rows, columns]` of
-    any scale. Images are `[n, c, h, w]` in [-1, 1].
+    any scale. Images are `[n, c, h, w]` in [-1, 1], of any size.
     """
 
     @property
+    def factor(self) -> int:
+        """Return how many pixels wide and high a place of the latents is.
+
+        The last row and column of places may reach beyond the image.
+        """
+        ...
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Return (channels, rows, columns)."""
+        """Return (channels, rows, columns) of images of its own size."""
         ...
 
     def compress(self, images: Tensor) -> Tensor:
         """Turn images into latents, without gradients."""
         ...
 
-    def expand(self, latents: Tensor) -> Tensor:
-        """Turn latents into images."""
+    def expand(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Turn latents into images.
+
+        size: (width, height) of the images, by default its own.
+        """
         ...
 
 

@@ -169,7 +169,7 @@ class FlowConfig(LatentConfig):
 
     @property
     def takes_sizes(self) -> bool:
-        return not (self.pairs or self.noise_chooses_images)
+        return self.objective == "flow" and not (self.pairs or self.noise_chooses_images)
 
     @property
     def why_not_private(self) -> str:

@@ -18,11 +18,12 @@ from danqing.families.denoising_nll import denoising_nll
 from danqing.families.flow import FlowConfig as FlowConfig
 from danqing.families.flow import FlowModel, towards
 from danqing.families.ode_likelihood import bits_per_dim
-from danqing.families.seamless import Tiling, check_sides
+from danqing.families.seamless import Tiling, check_sides, wrapped
 from danqing.guidance import GuidanceRules
 from danqing.images import mean_outside
 from danqing.nets.flow.conditioned import joined
 from danqing.nets.flow.contract import Given
+from danqing.nets.grids import grid_of
 from danqing.nets.layers import enlarged, shrunk
 from danqing.options import complete
 from danqing.precision import Precision, autocast, candidates
@@ -65,7 +66,8 @@ class FlowSampler(FlowModel):
         guidance: what guidance leads away from, no "condition" or the early "guide".
         guidance_scale: how far, while t is between guidance_start and guidance_end; 1 is not at all.
         precision: of the matrix products; "auto" is what the machine is fast at.
-        seamless: of `Flow`, the axes along which opposite edges fit together, "none", "x", "y" or "both".
+        seamless: of a `SizedFlow`, the axes along which opposite edges fit together, "none", "x", "y" or
+            "both".
         A network that has not grown to the whole size yet samples small images, which are enlarged.
         Raises ConfigError.
         """
@@ -74,7 +76,7 @@ class FlowSampler(FlowModel):
             return self._sample_small(condition, seeds, noise, on_step, chosen)
         start = self.start(condition, noise)
         velocity = self._velocity(condition, start.shape, chosen)
-        return self._follow(velocity, start, 0.0, seeds, on_step, chosen)
+        return self._follow(velocity, start, 0.0, seeds, on_step, chosen, size=size)
 
     def trajectory(
         self, condition: Condition, noise: Tensor, times: Sequence[float], **options: Any
@@ -120,10 +122,10 @@ class FlowSampler(FlowModel):
         return whole(self._follow(velocity, start, 0.0, seeds, reporting, chosen, noise_scale=scale))
 
     def _noise(self, seeds: Sequence[int], size: tuple[int, int] | None = None) -> Tensor:
-        channels, height, width = self.codec.latent_shape
-        width, height = size or (width, height)
-        device = next(self.network.parameters()).device
-        return normal(seeds, (channels, height, width), device=device)
+        shape, device = self.codec.latent_shape, next(self.network.parameters()).device
+        if size is not None:
+            shape = (shape[0], *grid_of((size[1], size[0]), self.codec.factor))
+        return normal(seeds, shape, device=device)
 
     def _follow(
         self,
@@ -134,10 +136,12 @@ class FlowSampler(FlowModel):
         on_step: OnStep | None,
         chosen: Mapping[str, Any],
         noise_scale: float = 1.0,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Follow a velocity from points `start` at time `begin` to images.
 
         noise_scale: the standard deviation of the noise of a point at time 0.
+        size: (width, height) of the images, by default the model's own.
         """
         times = samplers.time_grid(chosen["num_steps"], chosen["time_shift"], start=begin)
 
@@ -145,13 +149,16 @@ class FlowSampler(FlowModel):
             drawn = normal(seeds, start.shape[1:], purpose=f"step {step}", device=start.device)
             return drawn * noise_scale
 
+        def decoded(latents: Tensor) -> Tensor:
+            with wrapped(chosen.get("seamless", "none")):
+                return self.images_of(latents, size)
+
         def report(done: int, steps: int, preview: Preview) -> None:
             if on_step is not None:
-                on_step(done, steps, lambda: self.images_of(preview()))
+                on_step(done, steps, lambda: decoded(preview()))
 
-        return self.images_of(
-            samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=report)
-        )
+        found = samplers.integrate(chosen["sampler"], velocity, start, times, noise=noise, on_step=report)
+        return decoded(found)
 
     def _velocity(
         self, condition: Condition, shape: Sequence[int], chosen: Mapping[str, Any], *, level: int = 0
@@ -361,28 +368,33 @@ class InvertibleFlow(FlowEditor):
         return self._follow(velocity, start, end, seeds, forth, chosen)
 
 
-class Flow(InvertibleFlow):
-    """A flow model of pixels, with other sizes and likelihoods."""
+class SizedFlow(InvertibleFlow):
+    """A flow model that samples other sizes than its own, and seamless images."""
 
     def sample_defaults(self) -> Mapping[str, Any]:
         return {**super().sample_defaults(), "seamless": "none"}
+
+    @property
+    def _multiple(self) -> int:
+        """Return the multiple of pixels to which nothing is padded."""
+        return self.codec.factor * self._network(guide=False).multiple
 
     @property
     def sizes(self) -> SizeRange:
         """Return its own sizes, and others of half to twice their area."""
         own = self.config.sizes or ((self.config.width, self.config.height),)
         areas = [width * height for width, height in own]
-        return SizeRange(own, self._network(guide=False).multiple, min(areas) // 2, 2 * max(areas))
+        return SizeRange(own, self._multiple, min(areas) // 2, 2 * max(areas))
 
     def check_seamless(self, size: tuple[int, int]) -> None:
-        """Raise ConfigError if the network would pad an image of this (width, height)."""
-        check_sides(size, self._network(guide=False).multiple)
+        """Raise ConfigError if an image of this (width, height) would be padded."""
+        check_sides(size, self._multiple)
 
     def _velocity(
         self, condition: Condition, shape: Sequence[int], chosen: Mapping[str, Any], *, level: int = 0
     ) -> samplers.Velocity:
         if chosen["seamless"] != "none":
-            self.check_seamless((shape[3], shape[2]))
+            self.check_seamless((self.codec.factor * shape[3], self.codec.factor * shape[2]))
             if chosen["sampler"] == "adaptive":  # its steps would shrink without end, and depend on the batch
                 raise ConfigError(
                     "The adaptive sampler cannot follow a seamless image, which is moved at each evaluation: "
@@ -390,6 +402,10 @@ class Flow(InvertibleFlow):
                     "sampler",
                 )
         return super()._velocity(condition, shape, chosen, level=level)
+
+
+class Flow(SizedFlow):
+    """A flow model of pixels, with likelihoods."""
 
     def bits_per_dim(self, batch: Batch, rng: torch.Generator, *, samples: int = 1) -> Tensor:
         """Return an upper bound on bits per dimension, `[n]` float32.
@@ -424,7 +440,7 @@ class LatentEditor(FlowEditor):
         return latents, noise, F.max_pool2d(covered, 3, stride=1, padding=1)
 
 
-class LatentFlow(LatentEditor, InvertibleFlow):
+class LatentFlow(LatentEditor, SizedFlow):
     """A flow model of latents."""
 
 

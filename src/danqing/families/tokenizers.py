@@ -166,6 +166,8 @@ class LatentConfig(TwoStageConfig):
 class PixelLatents(nn.Module):
     """The tokenizer that changes nothing: latents are the image itself."""
 
+    factor = 1
+
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
         self.latent_shape = (channels, height, width)
@@ -174,8 +176,8 @@ class PixelLatents(nn.Module):
         """Return the images."""
         return images
 
-    def expand(self, latents: Tensor) -> Tensor:
-        """Return the latents, bounded to [-1, 1]."""
+    def expand(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the latents, bounded to [-1, 1]; they have the size of the images."""
         return latents.clamp(-1, 1)
 
 
@@ -209,10 +211,13 @@ class LatentStage(SecondStage):
         """Turn images `[n, c, h, w]` into latents."""
         return self._normalized(self.codec.compress(images))
 
-    def images_of(self, latents: Tensor) -> Tensor:
-        """Turn latents into images `[n, c, h, w]` in [-1, 1]."""
+    def images_of(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Turn latents into images `[n, c, h, w]` in [-1, 1].
+
+        size: (width, height) of the images, by default the model's own.
+        """
         statistics = self.config.latent_statistics
-        return self.codec.expand(latents if statistics is None else statistics.restore(latents))
+        return self.codec.expand(latents if statistics is None else statistics.restore(latents), size)
 
     def batch_latents(self, batch: Batch) -> Tensor:
         """Return the latents of a batch, computed before or now."""

@@ -25,7 +25,7 @@ from danqing.families.likelihoods import LikelihoodName, build_likelihood
 from danqing.families.seamless import check_one_evaluation, wrapped
 from danqing.images import mean_outside
 from danqing.nets.autoencoders import AutoencoderShape, Net, build_decoder, build_encoder
-from danqing.nets.grids import GridShape, VectorDecoder, VectorEncoder
+from danqing.nets.grids import GridShape, VectorDecoder, VectorEncoder, grid_of
 from danqing.nets.priors import FlowPrior, NormalPrior
 from danqing.nets.wrapping import Wrappable
 from danqing.options import check, complete
@@ -75,6 +75,10 @@ class VAEConfig(AutoencoderConfig):
     @property
     def reads_attributes(self) -> bool:
         return self.reads_labels
+
+    @property
+    def takes_sizes(self) -> bool:
+        return self.net == "grid"
 
     @property
     def why_not_private(self) -> str:
@@ -174,7 +178,7 @@ class VAE(Autoencoder):
         mean, log_scale = self.posterior(batch.images, condition)
         noise = torch.randn(mean.shape, generator=rng, device=mean.device)
         latents = mean + log_scale.exp() * noise
-        output = self.decoder(latents, condition)
+        output = self._decoded(latents, condition, batch.images)
         reconstruction = -self.likelihood.log_prob(output, batch.images).mean()
         divergence = self.divergence(latents, mean, log_scale, condition).mean()
         total = (reconstruction + self.beta * divergence) / self.config.dimensions
@@ -194,6 +198,11 @@ class VAE(Autoencoder):
             if (scale := self.likelihood.scale()) is not None:
                 logged["scale"] = scale
         return Losses(total + verdict, {name: value.detach() for name, value in logged.items()})
+
+    def _decoded(self, latents: Tensor, condition: Condition, like: Tensor) -> Tensor:
+        """Return what the decoder gives for images of the size of others."""
+        output: Tensor = self.decoder(latents, condition)
+        return output
 
     def posterior(self, images: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:
         """Compute mean and log standard deviation of q(z | x), float32.
@@ -261,7 +270,7 @@ class VAE(Autoencoder):
 
     def reconstruct(self, images: Tensor, condition: Condition) -> Tensor:
         """Encode and decode images `[n, c, h, w]`."""
-        return self.decode(self.encode(images, condition), condition)
+        return self.likelihood.mean(self._decoded(self.encode(images, condition), condition, images))
 
     def interpolate(self, first: Tensor, second: Tensor, condition: Condition, *, steps: int) -> Tensor:
         """Interpolate from each of `first` to its partner in `second`.
@@ -424,9 +433,18 @@ class GridVAE(VAE):
         return encoder, VectorDecoder(replace(shape, channels=outputs)), math.prod(self.latent_shape)
 
     @property
+    def factor(self) -> int:
+        """Return how many pixels wide and high a place is."""
+        return int(2**self.config.downsamplings)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Return channels, rows and columns."""
         return self.config.latents, *self._grid
+
+    def _decoded(self, latents: Tensor, condition: Condition, like: Tensor) -> Tensor:
+        output: Tensor = self.decoder(latents, condition, (like.shape[-2], like.shape[-1]))
+        return output
 
     def _first_guess(
         self, images: Tensor, mask: Tensor, condition: Condition, seeds: Sequence[int]
@@ -437,13 +455,18 @@ class GridVAE(VAE):
     @torch.no_grad()
     def compress(self, images: Tensor) -> Tensor:
         """Return the most likely latents of images, `[n, channels, rows, columns]` float32."""
-        latents: Tensor = self.encode(images, Condition()).unflatten(1, self.latent_shape)
+        grid = grid_of((images.shape[-2], images.shape[-1]), self.factor)
+        latents: Tensor = self.encode(images, Condition()).unflatten(1, (self.config.latents, *grid))
         return latents
 
     @torch.no_grad()
-    def expand(self, latents: Tensor) -> Tensor:
-        """Return the mean images of latents, `[n, c, h, w]` in [-1, 1]."""
-        return self.decode(latents.flatten(1), Condition())
+    def expand(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the mean images of latents, `[n, c, h, w]` in [-1, 1].
+
+        size: (width, height), by default its own.
+        """
+        width, height = size or (self.config.width, self.config.height)
+        return self.likelihood.mean(self.decoder(latents.flatten(1), Condition(), (height, width)))
 
 
 def gaussian_divergence(

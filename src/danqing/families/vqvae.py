@@ -80,6 +80,10 @@ class VQVAEConfig(AutoencoderConfig):
         """Return False: a code describes how an image looks, not its label."""
         return False
 
+    @property
+    def takes_sizes(self) -> bool:
+        return True
+
 
 class VQVAE(Autoencoder):
     """Encoder, quantizer and decoder, and a discriminator if one is configured."""
@@ -120,8 +124,11 @@ class VQVAE(Autoencoder):
         return self.phases_of("encoder", "quantizer", "decoder")
 
     def rebuilt(self, batch: Batch) -> Tensor:
-        decoded: Tensor = self.decoder(self.quantizer(self.encoder(batch.images), None).latents)
-        return decoded
+        return self._decoded(self.quantizer(self.encoder(batch.images), None).latents, batch.images)
+
+    def _decoded(self, latents: Tensor, like: Tensor) -> Tensor:
+        """Return the decoded images, of the size of others."""
+        return self.decoder.decoded(latents, (like.shape[-2], like.shape[-1]))
 
     def loss(self, batch: Batch, phase: Phase, rng: torch.Generator) -> Losses:
         """Compute the loss of a phase.
@@ -132,7 +139,7 @@ class VQVAE(Autoencoder):
         if phase.name == DISCRIMINATOR:
             return self.judged_loss(batch)
         quantized = self.quantizer(self.encoder(batch.images), rng)
-        decoded = self.decoder(quantized.latents).float()
+        decoded = self._decoded(quantized.latents, batch.images).float()
         error = (decoded - batch.images).square().mean()
         likeness = error / batch.images.var().clamp_min(1e-4)
         logged = {"squared_error": error / 4, "quantization": quantized.loss, **quantized.logged}
@@ -166,6 +173,11 @@ class VQVAE(Autoencoder):
         return self.quantizer.lookup(codes.to(self.quantizer.frequencies.device)).float().flatten(1)
 
     @property
+    def factor(self) -> int:
+        """Return how many pixels wide and high a place is."""
+        return int(2**self.config.downsamplings)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Return channels, rows and columns of what the quantizer rounds."""
         return self.quantizer.width, *self._grid
@@ -177,9 +189,13 @@ class VQVAE(Autoencoder):
         return latents.float()
 
     @torch.no_grad()
-    def expand(self, latents: Tensor) -> Tensor:
-        """Quantize latents and turn them into images `[n, c, h, w]` in [-1, 1]."""
-        decoded: Tensor = self.decoder(self.quantizer(latents, None).latents)
+    def expand(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Quantize latents and turn them into images `[n, c, h, w]` in [-1, 1].
+
+        size: (width, height), by default its own.
+        """
+        width, height = size or (self.config.width, self.config.height)
+        decoded = self.decoder.decoded(self.quantizer(latents, None).latents, (height, width))
         return decoded.float().clamp(-1, 1)
 
     def encode(self, images: Tensor, condition: Condition) -> Tensor:

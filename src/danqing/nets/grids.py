@@ -21,6 +21,7 @@ from danqing.nets.wrapping import Wrappable
 class GridShape:
     """The sizes that encoder and decoder share.
 
+    height, width: of the usual image; the networks take others too.
     latents: numbers at each place of the grid.
     features: the grid has twice as many channels within the nets, each finer map half of the one before, and
         none fewer than 16.
@@ -39,18 +40,12 @@ class GridShape:
     @property
     def grid(self) -> tuple[int, int]:
         """Return the rows and columns of the grid."""
-        factor = 2**self.downsamplings
-        return -(-self.height // factor), -(-self.width // factor)
+        return grid_of((self.height, self.width), self.factor)
 
     @property
-    def padding(self) -> tuple[int, int, int, int]:
-        """Return how many pixels to pad: left, right, above, below.
-
-        The sides of the padded image are whole numbers of places.
-        """
-        rows, columns = self.grid
-        factor = 2**self.downsamplings
-        return 0, columns * factor - self.width, 0, rows * factor - self.height
+    def factor(self) -> int:
+        """Return how many pixels wide and high a place of the grid is."""
+        return 2**self.downsamplings
 
     @property
     def widths(self) -> list[int]:
@@ -61,15 +56,23 @@ class GridShape:
         return [max(16, 2 * self.features >> i) for i in reversed(range(self.downsamplings))]
 
 
+def grid_of(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Return the rows and columns of the grid of an image of a (height, width).
+
+    factor: the sides of a place in pixels.
+    """
+    return -(-size[0] // factor), -(-size[1] // factor)
+
+
 class GridEncoder(nn.Module):
     """Strided convolutions, then residual blocks on the grid.
 
-    From images `[n, c, h, w]` to `[n, latents, rows, columns]`.
+    From images `[n, c, h, w]` of any size to `[n, latents, rows, columns]`.
     """
 
     def __init__(self, shape: GridShape) -> None:
         super().__init__()
-        self.padding, widths = shape.padding, shape.widths
+        self.factor, widths = shape.factor, shape.widths
         self.stem = nn.Conv2d(shape.channels, widths[0], 4, stride=2, padding=1)
         self.stages = nn.ModuleList(convolution(*pair, stride=2) for pair in itertools.pairwise(widths))
         self.blocks = nn.Sequential(*(convolution_block(widths[-1]) for _ in range(shape.blocks)))
@@ -77,7 +80,9 @@ class GridEncoder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the last layer reads, a map `[n, channels, rows, columns]`."""
-        h = self.stem(F.pad(images, self.padding, mode="replicate") if any(self.padding) else images)
+        below, right = (-side % self.factor for side in images.shape[-2:])  # to whole places
+        padding = (0, right, 0, below)
+        h = self.stem(F.pad(images, padding, mode="replicate") if any(padding) else images)
         for stage in self.stages:
             h = stage(activate(h))
         return activate(self.blocks(h))
@@ -98,17 +103,21 @@ class GridDecoder(Wrappable):
     def __init__(self, shape: GridShape) -> None:
         super().__init__()
         self.size, widths = (shape.height, shape.width), shape.widths[::-1]
-        self.multiple = 2**shape.downsamplings
+        self.multiple = shape.factor
         self.first = convolution(shape.latents, widths[0])
         self.blocks = nn.Sequential(*(convolution_block(widths[0]) for _ in range(shape.blocks)))
         self.stages = nn.ModuleList(convolution(*pair) for pair in itertools.pairwise(widths))
         self.last = into_pixels(widths[-1], shape.channels)
 
     def forward(self, latents: Tensor) -> Tensor:
+        return self.decoded(latents, self.size)
+
+    def decoded(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        """Decode the latents of images of a (height, width)."""
         h = self.blocks(self.first(latents))
         for stage in self.stages:
             h = stage(F.interpolate(activate(h), scale_factor=2.0))
-        return crop(F.pixel_shuffle(self.last(activate(h)), 2), self.size)
+        return crop(F.pixel_shuffle(self.last(activate(h)), 2), size)
 
 
 class VectorEncoder(GridEncoder):
@@ -123,7 +132,14 @@ class VectorDecoder(GridDecoder):
 
     def __init__(self, shape: GridShape) -> None:
         super().__init__(shape)
-        self.latent_shape = (shape.latents, *shape.grid)
+        self.latents = shape.latents
 
-    def forward(self, latents: Tensor, condition: Condition | None = None) -> Tensor:
-        return super().forward(latents.unflatten(1, self.latent_shape))
+    def forward(
+        self, latents: Tensor, condition: Condition | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Decode latents.
+
+        size: (height, width) of the images, by default the usual one.
+        """
+        size = size or self.size
+        return self.decoded(latents.unflatten(1, (self.latents, *grid_of(size, self.multiple))), size)

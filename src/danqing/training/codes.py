@@ -5,8 +5,10 @@
 
 import contextlib
 import json
+import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -27,6 +29,7 @@ from danqing.data.tensor_file import TensorFile
 from danqing.errors import TrainingError
 from danqing.families.abilities import Compresses, Tokenizes
 from danqing.families.tokenizers import LatentStatistics
+from danqing.nets.grids import grid_of
 from danqing.progress import ProgressCallback
 from danqing.randomness import derived_seed
 from danqing.training import adapting
@@ -37,6 +40,8 @@ VERSION = 1
 HIDE_ATTRIBUTES = 0.1
 """How often each attribute of an image is hidden in training: users may leave any of them out."""
 _PIXELS_AT_ONCE = 2**18
+_BLOCK = 16
+"""Images of several buckets are encoded in blocks of so many times the images at once."""
 _PATIENCE_SECONDS = 0.5
 _OTHERS = "Waiting for another process that writes the same codes"
 
@@ -53,8 +58,9 @@ class Encoding(NamedTuple):
     """What a tokenizer makes of images.
 
     kind: codes are whole numbers below `vocabulary`, latents are real numbers.
-    format: of a number in the cache. shape: of one image's numbers.
+    format: of a number in the cache. shape: of the numbers of one image of the tokenizer's own size.
     encode, decode: from images `[n, c, h, w]` to the numbers `[n, ...]`, and back.
+    factor: of latents, the sides of a place in pixels; 0 where all images must have the tokenizer's size.
     """
 
     kind: Literal["codes", "latents"]
@@ -63,6 +69,7 @@ class Encoding(NamedTuple):
     encode: Callable[[torch.Tensor], torch.Tensor]
     decode: Callable[[torch.Tensor], torch.Tensor]
     vocabulary: int = 0
+    factor: int = 0
 
     def random(self, images: int) -> "Codes":
         """Return random numbers in place of the codes of a data set, to measure with."""
@@ -75,7 +82,8 @@ def encoding_of(tokenizer: object, reads: type = Tokenizes) -> Encoding:
     """Return what a tokenizer makes of images, as `HasTokenizer.reads` wants it."""
     if reads is Compresses:
         assert isinstance(tokenizer, Compresses)
-        return Encoding("latents", "F16", tokenizer.latent_shape, tokenizer.compress, tokenizer.expand)
+        both = tokenizer.compress, tokenizer.expand
+        return Encoding("latents", "F16", tokenizer.latent_shape, *both, factor=tokenizer.factor)
     assert isinstance(tokenizer, Tokenizes)
     format = "I16" if tokenizer.vocabulary <= 2**15 else "I32"
     both = tokenizer.tokenize, tokenizer.detokenize
@@ -88,6 +96,7 @@ class Codes:
     read: returns the codes at some of these places, `[n, ...]`.
     statistics: of latents.
     path: of their file, if they are in one.
+    grids: the rows and columns of the latents of each bucket, of images of several sizes.
     """
 
     def __init__(
@@ -97,9 +106,10 @@ class Codes:
         views: int = 1,
         statistics: LatentStatistics | None = None,
         path: Path | None = None,
+        grids: Sequence[tuple[int, int]] = (),
     ) -> None:
         self._read, self.images, self.views, self.statistics = read, images, views, statistics
-        self.path = path
+        self.path, self.grids = path, grids
 
     @classmethod
     def open(cls, path: Path, images: int) -> Self:
@@ -116,21 +126,26 @@ class Codes:
             count // images,
             Moments.read(file, shape[0]) if file.dtype("codes") == "F16" else None,
             path,
+            _read_grids(file),
         )
 
-    def at(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> torch.Tensor:
+    def at(self, indices: NDArray[np.int64], views: NDArray[np.int64], bucket: int = 0) -> torch.Tensor:
         """Return images' codes, each in one of its views.
 
         The result is int64 `[n, rows, columns, depth]`, or float32 `[n, channels, rows, columns]`.
+        bucket: of all of these images.
         """
         found = self._read(views * self.images + indices)
+        if self.grids:
+            rows, columns = self.grids[bucket]
+            found = found[..., : rows * columns].reshape(*found.shape[:2], rows, columns)
         return torch.from_numpy(found.astype(np.int64 if found.dtype.kind == "i" else np.float32))
 
 
 class CodedBatches(Batches):
     """The images of `Batches` as codes, in the same order.
 
-    Epoch e reads view e modulo the number of views.
+    Epoch e of an image reads view e modulo the number of views.
     """
 
     def __init__(self, dataset: Dataset, codes: Codes, **options: Any) -> None:
@@ -145,9 +160,10 @@ class CodedBatches(Batches):
         """
         self.fetch(images_seen)
         rows = self.rows if rows is None else rows
-        indices = self.indices(images_seen, rows)
-        epochs = (np.arange(images_seen, images_seen + self.batch_size) // len(self.dataset))[rows]
-        codes = self.codes.at(indices, epochs % self.codes.views)
+        drawn = self._order.at(images_seen)
+        indices, views = drawn.indices[rows], drawn.epochs[rows] % self.codes.views
+        bucket = int(self.dataset.buckets_at(indices[:1])[0]) if self.codes.grids else 0
+        codes = self.codes.at(indices, views, bucket)
         images = torch.empty(len(indices), 0, 0, 0, device=self.device)
         condition = self.condition(images_seen, rows).to(self.device)
         return Batch(images, condition, codes.to(self.device, non_blocking=True))
@@ -194,7 +210,10 @@ class Views(NamedTuple):
     number: int
 
     def of(self, dataset: Dataset, view: int, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Return one view of consecutive images, float32 `[n, c, h, w]` in [-1, 1]."""
+        """Return one view of images of one size, float32 `[n, c, h, w]` in [-1, 1].
+
+        rows: ascending; consecutive if there are no buckets.
+        """
         return self.augment.apply(
             dataset.full_depth(rows), derived_seed(self.seed, "view", view), images_seen=int(rows[0])
         )
@@ -301,6 +320,8 @@ class Encoded(NamedTuple):
     """Numbers to be cached, while they are computed: `shape` is that of all `parts` together.
 
     name: of the data. kind: what they are, and the folder of the cache. format: a key of `FORMATS`.
+    grids: the rows and columns of each bucket, of images of several sizes. Their latents, of `places` in all,
+        are then rows of the same length, which end with zeros.
     """
 
     name: str
@@ -308,32 +329,104 @@ class Encoded(NamedTuple):
     format: str
     shape: tuple[int, int, int, int]
     parts: Iterator[torch.Tensor]
+    grids: Sequence[tuple[int, int]] = ()
+    places: int = 0
+
+
+def seconds_to_encode(encoding: Encoding, dataset: Dataset, views: Views, device: torch.device) -> float:
+    """Measure how long it will take to encode all views of a data set.
+
+    Images are encoded once without counting, and once more.
+    """
+    at_once, count, spent = _at_once(dataset), len(dataset), 0.0
+    (rows,) = np.nonzero(dataset.buckets_at(np.arange(min(count, _BLOCK * at_once))) == 0)
+    rows = rows[:at_once] if len(rows) else np.zeros(1, np.int64)
+    with torch.inference_mode():
+        for _ in range(2):
+            started = time.perf_counter()
+            images = views.of(dataset, 0, rows)
+            encoding.encode(images[torch.arange(at_once) % len(images)].to(device)).cpu()
+            spent = time.perf_counter() - started
+    return spent * views.number * math.ceil(count / at_once)
+
+
+def _at_once(dataset: Dataset) -> int:
+    """Return how many images are encoded at once.
+
+    It is always the same number, since a product of another size may round differently.
+    """
+    width, height = dataset.size
+    return max(1, min(256, _PIXELS_AT_ONCE // (width * height)))
 
 
 def _encoded(encoding: Encoding, dataset: Dataset, views: Views, device: torch.device) -> Encoded:
-    count, (width, height) = len(dataset), dataset.size
-    # Always the same number at once, since a product of another size may round differently.
-    at_once = max(1, min(256, _PIXELS_AT_ONCE // (width * height)))
+    count = len(dataset)
+    at_once = _at_once(dataset)
+
+    def encoded(view: int, rows: NDArray[np.int64]) -> torch.Tensor:
+        images = views.of(dataset, view, rows)
+        whole = images[torch.arange(at_once) % len(images)]
+        return encoding.encode(whole.to(device))[: len(images)].cpu()
 
     @torch.inference_mode()
     def parts() -> Iterator[torch.Tensor]:
         for view in range(views.number):
             for start in range(0, count, at_once):
-                images = views.of(dataset, view, np.arange(start, min(start + at_once, count)))
-                whole = images[torch.arange(at_once) % len(images)]
-                yield encoding.encode(whole.to(device))[: len(images)].cpu()
+                yield encoded(view, np.arange(start, min(start + at_once, count)))
 
-    shape = (views.number * count, *encoding.shape)
-    return Encoded(dataset.info.name, encoding.kind, encoding.format, shape, parts())
+    if len(dataset.sizes) == 1:
+        shape = (views.number * count, *encoding.shape)
+        return Encoded(dataset.info.name, encoding.kind, encoding.format, shape, parts())
+    assert encoding.factor  # a family that reads codes takes one size
+    grids = [grid_of((high, wide), encoding.factor) for wide, high in dataset.sizes]
+    longest, buckets = max(map(math.prod, grids)), dataset.buckets_at(np.arange(count))
+
+    @torch.inference_mode()
+    def padded() -> Iterator[torch.Tensor]:
+        """Encode images bucket by bucket within blocks of the data, since an encoder takes one size."""
+        for view in range(views.number):
+            for start in range(0, count, _BLOCK * at_once):
+                block = np.arange(start, min(start + _BLOCK * at_once, count))
+                found = torch.zeros(len(block), encoding.shape[0], 1, longest)
+                for bucket, (rows, columns) in enumerate(grids):
+                    members = block[buckets[block] == bucket]
+                    for first in range(0, len(members), at_once):
+                        some = members[first : first + at_once]
+                        latents = encoded(view, some).flatten(2)
+                        found[torch.from_numpy(some - start), :, 0, : rows * columns] = latents
+                yield found
+
+    return Encoded(
+        dataset.info.name,
+        encoding.kind,
+        encoding.format,
+        (views.number * count, encoding.shape[0], 1, longest),
+        padded(),
+        grids,
+        views.number * sum(math.prod(grids[bucket]) for bucket in buckets.tolist()),
+    )
+
+
+def _read_grids(file: TensorFile) -> list[tuple[int, int]]:
+    """Return the rows and columns of each bucket; nothing if there are no buckets."""
+    if "grids" not in file:
+        return []
+    found = np.frombuffer(file.part("grids", 0, 8 * file.shape("grids")[0]), "<i4").reshape(-1, 2)
+    return [(rows, columns) for rows, columns in found.tolist()]
 
 
 def _write(path: Path, encoded: Encoded, on_progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
     format: np.dtype[Any] = FORMATS[encoded.format]
     end = int(np.prod(encoded.shape)) * format.itemsize
     layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, end]}}
-    moments = Moments(encoded.shape[1]) if encoded.kind == "latents" else None
+    moments = Moments(encoded.shape[1], encoded.places) if encoded.kind == "latents" else None
+    grids = np.array(encoded.grids, "<i4").tobytes()
     if moments is not None:
         layout |= moments.layout(end)
+        end = layout["moments"]["data_offsets"][1]
+    if grids:
+        shape = [len(encoded.grids), 2]
+        layout["grids"] = {"dtype": "I32", "shape": shape, "data_offsets": [end, end + len(grids)]}
     header = json.dumps({**caches.metadata(encoded.name), **layout}).encode()
     header += b" " * (-len(header) % 8)
     with atomic.replacing(path) as file:
@@ -350,13 +443,17 @@ def _write(path: Path, encoded: Encoded, on_progress: ProgressCallback, stopped:
             on_progress(done, encoded.shape[0], f"Writing {encoded.kind}")
         if moments is not None:
             file.write(moments.to_bytes())
+        file.write(grids)
 
 
 class Moments:
-    """Sums over latents, for the mean and the deviation of each channel, which their file ends with."""
+    """Sums over latents, for the mean and the deviation of each channel, which stand in their file.
 
-    def __init__(self, channels: int) -> None:
-        self._count, self._sums = 0, np.zeros((2, channels))
+    places: how many there are in all, where zeros that do not count are added too.
+    """
+
+    def __init__(self, channels: int, places: int = 0) -> None:
+        self._count, self._sums, self._places = 0, np.zeros((2, channels)), places
 
     def add(self, latents: NDArray[np.float16]) -> None:
         """Count latents `[n, channels, rows, columns]`."""
@@ -365,7 +462,7 @@ class Moments:
         self._count += latents.shape[0] * latents.shape[2] * latents.shape[3]
 
     def _values(self) -> NDArray[np.float64]:
-        mean, square = self._sums / max(1, self._count)
+        mean, square = self._sums / max(1, self._places or self._count)
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
         least = max(_LEAST_SHARE * deviation.max(), 1e-6)
         return np.stack([mean, np.maximum(deviation, least)])

@@ -99,8 +99,6 @@ class RunConfig(Section):
         scored = self.evaluation.every_images not in (0, "auto") or self.evaluation.patience_images
         if scored and not (can_sample(self.family) or has_own_score(self.family)):
             raise ValueError(f"a {self.family} samples no images to score: set evaluation.every_images=0")
-        if self.data.buckets and self.tokenizer is not None:
-            raise ValueError("a model of two stages needs one size: give one such as 64x64 instead of auto")
         if self.data.buckets and not self.model.takes_sizes:
             raise ValueError(_why_one_size(self.model))
         if self.tokenizer is not None and "tokenizer" not in type(self.model).model_fields:
@@ -328,8 +326,8 @@ def _why_one_size(model: FamilyConfig) -> str:
     """Say why a model cannot learn from buckets, and what to do."""
     if model.display_name in implementing(SamplesSizes):
         return (
-            f"this {model.display_name} reads source images, or noise chooses its images, so it needs one "
-            "size: give a size such as 64x64, or set data.buckets = false"
+            f"this {model.display_name} reads source images, samples in few steps, or noise chooses its "
+            "images, so it needs one size: give a size such as 64x64, or set data.buckets = false"
         )
     return cannot(model, "learn images of several sizes", SamplesSizes).rstrip(".")
 

@@ -26,6 +26,7 @@ from danqing.training.config_sections import (
     TrainingConfig,
 )
 
+DEFAULT_PRESET = "gan-32"
 _OF_A_TOKENIZER = ("family", "batch_size", "seed", "model", "optimizer", "schedule", "training")
 """What `tokenizer.settings` may hold; everything else is the run's."""
 
@@ -52,7 +53,7 @@ def resolve(
     if config is not None:
         values = read_toml(Path(config))
     else:
-        values = presets.read(preset or "gan-32") if values is None else dict(values)
+        values = presets.read(preset or DEFAULT_PRESET) if values is None else dict(values)
     given = {key: value for key, value in overrides.items() if value is not None}
     budget = {"images", "minutes"} & {*given, *(settings or {})}
     if len(budget) == 2:

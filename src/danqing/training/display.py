@@ -30,6 +30,8 @@ class Display(Listener):
         resumed = f"; {plan.resumed_from:,} images seen before" if plan.resumed_from else ""
         self._bar.say(f"{_titled('Plan', plan.stage)}: {_plan_text(plan)}{resumed}")
         if plan.then is not None:
+            if plan.then.codes_seconds:
+                self._bar.say(f"Then the images are encoded, in about {duration(plan.then.codes_seconds)}")
             self._bar.say(f"{_titled('Then', plan.then.stage)}: {_plan_text(plan.then)}")
         advised = plan.then or plan
         if advised.nearest and advised.nearest not in self._said:  # both stages of a run have the same

@@ -170,6 +170,7 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         "checkpointing": plan.checkpointing,
         "nearest": plan.nearest,
         "warning": plan.warning,
+        **({"codes_seconds": plan.codes_seconds} if plan.codes_seconds else {}),
         **({"snapshot_bytes": plan.snapshot_bytes} if plan.snapshot_bytes else {}),
     } | ({"then": of_plan(plan.then)} if plan.then else {})
 

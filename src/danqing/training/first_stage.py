@@ -6,6 +6,7 @@ never changes the tokenizer, and can only be resumed with the tokenizer that it 
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from danqing.training.config import RunConfig
 from danqing.training.config_reading import from_toml, parse
 from danqing.training.config_sections import FREE, SHARED, EvaluationConfig
 from danqing.training.costs import CostMeter, total_cost
+from danqing.training.engine import initialise
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan
 from danqing.training.position import Position
@@ -209,7 +211,7 @@ class FirstStage:
         Raises TrainingError if there is not enough memory for it.
         """
         encoding = codes.encoding_of(families.without_weights(first.model), self.reads)
-        seen = {"images": 0, "seconds": 60 * (first.minutes or 0)}
+        seen = {"images": 0, "seconds": 60 * (first.minutes or 0), "codes_seconds": self._encoding(first)}
         if first.images is not None:
             seen["images"] = -(-first.images // first.batch_size) * first.batch_size  # in whole steps
         config = second_stage_config(self._completed(first.model), seen)
@@ -221,7 +223,19 @@ class FirstStage:
         images = config.images
         if images is None:
             images = int(60 * (config.minutes or 0) * needs.images_per_second)
-        return needs.plan(images, self.device, stage=PRIOR)
+        plan = needs.plan(images, self.device, stage=PRIOR)
+        return replace(plan, codes_seconds=seen["codes_seconds"])
+
+    def _encoding(self, first: RunConfig) -> float:
+        """Measure how long it will take to encode the images, with a tokenizer that is not trained."""
+        if self.dataset.stream is not None:
+            return 0.0  # reading them would fetch shards
+        encoding = codes.encoding_of(initialise(first).eval().to(self.device), self.reads)
+        return codes.seconds_to_encode(encoding, self.dataset, self._views(), self.device)
+
+    def _views(self) -> codes.Views:
+        """Return the augmentations under which each image is encoded."""
+        return codes.views_of(augmentation(self.config, self.dataset), self.config.seed, self.wanted.views)
 
     def _completed(self, tokenizer: FamilyConfig, found: Codes | None = None) -> RunConfig:
         """The run's configuration for its data and this tokenizer; reading captions may take a while.
@@ -253,7 +267,7 @@ class FirstStage:
                 f"The tokenizer is not the one that the run in {self.folder.path} began with: restore it, or "
                 "choose another --out."
             )
-        views = codes.views_of(augmentation(self.config, self.dataset), self.config.seed, self.wanted.views)
+        views = self._views()
         costs, started, interruption = CostMeter(self.device), time.monotonic(), Interruption()
         with interruption.handling_signals():
             written = codes.ensure(
@@ -274,6 +288,12 @@ class FirstStage:
         cost = costs.cost(spent)
         known = self._facts() | {"weights": digest, "codes_seconds": spent.seconds, "views": views.number}
         known |= self._reconstruction(tokenizer)
+        if known["psnr"] is not None:
+            kind = "held-out images" if known["held_out"] else "training images"
+            self.listener.on_message(
+                f"Reconstructions of {known['reconstructed']} {kind} by the tokenizer have a PSNR of "
+                f"{known['psnr']:.1f} dB."
+            )
         if known["cost"]:
             cost = total_cost(known["cost"], cost)
         return Tokenized(tokenizer, written, known | {"status": "finished", "cost": cost})

@@ -22,6 +22,7 @@ class Plan:
     resumed_from: images that earlier processes have seen.
     snapshot_bytes: the most disk space of the snapshots of the moving averages.
     grid_seconds: expected for each grid of samples.
+    codes_seconds: expected to encode the images before the stage, on top of `seconds`.
     batch_size: images per step.
     micro_batch: how many of them are computed at once.
     checkpointing: whether activations are computed again in the backward pass, to save memory.
@@ -41,6 +42,7 @@ class Plan:
     resumed_from: int
     snapshot_bytes: int = 0
     grid_seconds: float = 0.0
+    codes_seconds: float = 0.0
     batch_size: int = 0
     micro_batch: int = 0
     checkpointing: bool = False

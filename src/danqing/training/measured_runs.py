@@ -3,12 +3,14 @@
 import functools
 import math
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from danqing import families, presets
+from danqing.families.base import FamilyConfig
 from danqing.quantities import duration, number
 from danqing.training.config import RunConfig
 
@@ -122,7 +124,7 @@ def advise(config: RunConfig, images: int, seconds: float) -> Advice:
     size = (config.model.width, config.model.height)
     run = nearest_run(config.family, size, seconds / 60)
     nearest = run.sentence if run else ""
-    needed = images_needed(config.family, size)
+    needed = images_needed(config.family, size) if families.has_prior(config.model) else None
     if needed is None or images >= needed or config.init:
         return Advice(nearest, "")
     longer = seconds * needed / max(images, 1)
@@ -149,19 +151,47 @@ def _remedy(config: RunConfig, images: int) -> str:
     return "Give more --minutes, or a smaller --size."
 
 
+def preset_advice(config: RunConfig, preset: str, size: tuple[int, int]) -> str | None:
+    """Return a sentence that recommends the preset for a (width, height); None if this one suits it.
+
+    preset: of the run. It does not suit a size if that of another one is nearer by a factor of two or more,
+        in pixels.
+    """
+    if config.init or config.private is not None:
+        return None  # the model of `init` decides the network, and few presets can be private
+    found, own = _presets_like(config), presets.read(preset).get("size")
+    if not found or own is None:
+        return None
+
+    def distance(other: Sequence[int]) -> float:
+        return abs(math.log2(math.prod(other) / math.prod(size)))
+
+    nearest = min(sorted(found), key=distance)
+    if distance(own) < distance(nearest) + 1:
+        return None
+    return (
+        f"{preset} is for images of {own[0]}x{own[1]}: for {size[0]}x{size[1]}, --preset {found[nearest]} "
+        "suits better."
+    )
+
+
 def _presets_like(config: RunConfig) -> dict[tuple[int, int], str]:
-    """The presets of the same family and the same condition, by their size; the plainest name of each."""
+    """The presets of the same family, task and condition, by their size; the plainest name of each."""
     found: dict[tuple[int, int], str] = {}
     for name in sorted(presets.names(), key=lambda name: (not name.startswith(config.family), len(name))):
         values = presets.read(name)
         if values["family"] != config.family or "size" not in values:
             continue
         model = families.parse_config({"family": config.family, **values.get("model", {})})
-        same = (model.reads_text, model.reads_source) == (config.model.reads_text, config.model.reads_source)
-        if same:
+        if values.get("task", "") == config.task and _kind(model) == _kind(config.model):
             width, height = values["size"]
             found.setdefault((width, height), name)
     return found
+
+
+def _kind(model: FamilyConfig) -> tuple[bool, bool, bool]:
+    """Return what a preset must have in common with a run."""
+    return model.reads_text, model.reads_source, families.has_prior(model)
 
 
 def _rough(seconds: float) -> str:

@@ -27,10 +27,10 @@ from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.recognition.first_look import first_look
-from danqing.training import adapting, generated, private_rules, pseudo_labels, sharding
+from danqing.training import adapting, generated, measured_runs, private_rules, pseudo_labels, sharding
 from danqing.training.command import command_line, in_one_word
 from danqing.training.config import RunConfig
-from danqing.training.config_reading import without_auto
+from danqing.training.config_reading import DEFAULT_PRESET, without_auto
 from danqing.training.display import Display
 from danqing.training.first_stage import FirstStage, second_stage_config
 from danqing.training.following import Lead, follow
@@ -274,6 +274,10 @@ def train(
             return _compared(folder, wanted, held, data, listener, device)
         if advice := adapting.advice(len(dataset) + len(held.judged if held else ()), wanted):
             listener.on_advice(advice)
+        if config is None and not folder.has_checkpoints:
+            name = request.preset or DEFAULT_PRESET
+            if advice := measured_runs.preset_advice(wanted, name, dataset.size):
+                listener.on_advice(advice)
         stack.enter_context(_own_threads(folder, wanted, chosen, listener))
         Lead().open(wanted, folder, dataset)
         ledger = ledgers.Ledger(folder.goodput_file, started)
@@ -462,4 +466,4 @@ def _is_complete(folder: RunFolder, wanted: RunConfig) -> bool:
 
 def _default_folder(data: str | Path, preset: str | None, config: str | Path | None) -> Path:
     name = Path(str(data).replace(":", "-")).stem or "images"
-    return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or 'gan-32'}"
+    return Path("runs") / f"{name}-{Path(config).stem if config is not None else preset or DEFAULT_PRESET}"
