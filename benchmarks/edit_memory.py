@@ -6,8 +6,8 @@ the verb states before it starts.
 
     python benchmarks/edit_memory.py [--verbs fill vary] [--kinds rgb8 rgba16] [--marks none] [--narrow]
 
-Models are untrained and have the networks of the presets. `--narrow` makes networks narrow and lets flow models
-evaluate once, which is many times faster; what grows with the image stays the same.
+Models are untrained and have the networks of the presets. `--narrow` makes networks narrow and lets flow
+models evaluate once, which is many times faster; what grows with the image stays the same.
 """
 
 import argparse
