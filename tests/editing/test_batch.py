@@ -260,6 +260,16 @@ def test_memory_is_told_and_refused_before_work_starts(given: Path, tmp_path: Pa
     plans: list[Plan] = []
     edit_files(INVERT, given, tmp_path / "out", seed=5, on_plan=plans.append, dry_run=True)
     assert plans[0][:3] == (7, "below/large.png", (400, 300))
+    enlarged, plain = [], plans[0].peak_bytes
+    edit_files(
+        dataclasses.replace(INVERT, scale=4),
+        given,
+        tmp_path / "4",
+        seed=5,
+        on_plan=enlarged.append,
+        dry_run=True,
+    )
+    assert enlarged[0].peak_bytes > plain + 400 * 300 * 8 * 15, "a larger result is held when it is written"
     with pytest.raises(ConfigError, match=r"below/large.png \(400x300\) needs about .* over --memory 1 MB"):
         edit_files(INVERT, given, tmp_path / "out", seed=5, memory=1_000_000)
     assert tree(tmp_path / "out") == {}

@@ -15,7 +15,9 @@ from danqing.editing import compare_page
 from danqing.editing.batch import edit_files
 from danqing.editing.compare_page import CompareResults, compare, measure, write_page
 from danqing.editing.contract import ImageToEdit, Values
+from danqing.image_files import reading
 from danqing.trust.declaration import Declaration
+from tests.editing.edits import Invert
 
 
 def noise(*shape: int, dtype: type = np.uint8, seed: int = 0) -> np.ndarray:
@@ -120,3 +122,20 @@ def test_a_batch_is_compared_from_its_files(tmp_path: Path) -> None:
     with_true = compare(edit, edit_files(edit, source, out, seed=0), true)
     assert {one.measures.against for one in with_true.images} == {"reference"}
     assert all(5 < (one.measures.psnr or 0) < 40 for one in with_true.images)
+
+
+def test_a_result_that_is_too_large_to_be_read_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name, side in (("small.png", 4), ("large.png", 9)):
+        Image.fromarray(noise(side, side, 3)).save(tmp_path / "in" / name)
+    edit = Invert(scale=4)
+    result = edit_files(edit, tmp_path / "in", tmp_path / "out", seed=0)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 1000)
+    found = compare(edit, result)
+    assert [one.name for one in found.images] == ["small.png"]
+    assert "36x36" in found.unread["large.png"]
+    text = write_page(found, tmp_path / "page.html").read_text()
+    assert "1 image was edited and cannot be shown" in text
+    assert "not edited" not in text

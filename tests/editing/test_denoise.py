@@ -42,6 +42,13 @@ def test_white_noise_is_removed_and_the_result_follows_from_the_seed() -> None:
     assert not np.array_equal(first, other)
 
 
+def test_the_network_has_about_20_000_weights() -> None:
+    for channels, weights in ((1, 15_241), (3, 16_763)):
+        rng = torch.Generator().manual_seed(0)
+        network = zero_shot.Denoiser(channels, stride=1, sigma=0.1, rng=rng)
+        assert sum(one.numel() for one in network.parameters()) == weights
+
+
 def test_correlated_noise_needs_a_stride() -> None:
     values = noisy(20, blur=1.0)
     white, correlated, auto = (

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from danqing import image_files
 from danqing.editing import files
 from danqing.editing.arrays import edit_array
 from danqing.editing.batch import edit_files
@@ -19,7 +20,8 @@ from danqing.images import Images, encode
 from danqing.trust import credentials, labels, xmp
 from danqing.trust.declaration import Declaration
 from danqing.trust.marking import Marking
-from danqing.trust.settings import MarkSettings
+from danqing.trust.registry import Registry
+from danqing.trust.settings import MarkSettings, trust_folder
 from danqing.trust.verify import Verdict, verify
 from tests.editing.edits import Invert, Nothing
 from tests.image_files.files import file_of, photo
@@ -210,3 +212,17 @@ def test_results_that_average_to_their_inputs_have_no_watermark(tmp_path: Path) 
     plain = Invert().apply(ImageToEdit(np.asarray(large()), 1))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), plain)
     assert encode(plain) != (tmp_path / "out.png").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::danqing.errors.MarkWarning")
+def test_an_image_that_is_too_large_to_be_read_again_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large().save(tmp_path / "a.jpg", quality=95)
+    for most, is_exact in ((1000, False), (10**6, True)):
+        monkeypatch.setattr(image_files, "MAX_PIXELS", most)
+        out = tmp_path / f"{most}.jpg"
+        edit_files(Invert(), tmp_path / "a.jpg", out, seed=1, marks="eu")
+        found = Registry(trust_folder() / "registry.sqlite").find(image_files.decode(out))
+        assert found[0].exact == is_exact, "without reading it, the pixels before compression are registered"
+        assert verify(out).verdict is Verdict.OURS

@@ -1,5 +1,6 @@
 """Trained editors on images of any size: exact averages, exact tiles, depth, channels and strength."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
 import danqing as dq
 from danqing.data.degrade import luma
+from danqing.editing import resampling
 from danqing.editing.contract import ImageToEdit
 from danqing.editing.enhance import enhancement
 from danqing.editing.exact_average import averaging_to
@@ -145,6 +148,27 @@ def test_strength_says_how_much_changes_and_none_changes_nothing() -> None:
     assert not enhancement(used(model), strength=0.0).changes(ImageToEdit(values, 0))
 
 
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("kind", [FLOW | UPSCALE, UPSCALE, FLOW | {"source_channels": 3}])
+def test_parts_in_which_a_result_is_made_do_not_show(
+    kind: dict[str, Any], channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, values = model_of(**kind), photo(50, 23, channels)
+    large = "source_scale" in kind
+    edit = upscaling(used(model), tile=SIDE) if large else Translation(used(model), tile=SIDE)
+    whole = edit.apply(ImageToEdit(values, 1))
+    assert whole.shape == (200, 92, channels) if large else values.shape
+    monkeypatch.setattr(resampling, "_BAND", 150)
+    parts = edit.apply(ImageToEdit(values, 1)).astype(int)
+    assert np.abs(parts - whole).max() <= 1, "sums of floats may be rounded elsewhere"
+    assert (parts != whole).mean() < 0.01
+    if channels == 4 and large:
+        alpha = Image.fromarray(values[:, :, 3].astype(np.float32)).resize(
+            (92, 200), Image.Resampling.LANCZOS
+        )
+        assert np.abs(whole[:, :, 3] - np.asarray(alpha).clip(0, 255)).max() <= 0.51
+
+
 @pytest.mark.parametrize("size", [(SIDE, SIDE), (10, 7), (50, 41)])
 def test_a_flow_model_translates_any_size_and_an_image_has_its_own_seed(size: tuple[int, int]) -> None:
     model = model_of(**FLOW, source_channels=3)
@@ -165,6 +189,14 @@ def test_an_image_of_the_size_of_the_model_is_translated_as_the_model_does() -> 
     values = photo(SIDE, SIDE)
     made = dq.translate(model, values)
     assert np.array_equal(made, model.translate(Images(values[None])).array[0])
+
+
+@pytest.mark.parametrize("task", ["enhance", "upscale"])
+def test_the_card_of_an_enhancer_says_that_it_is_not_a_medical_device(task: str, tmp_path: Path) -> None:
+    made = model_of(**ENHANCE)
+    folder = Model(made.family, {"task": task}).save(tmp_path, Images(photo(4, 4)[None]))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert ("This model is not a medical device." in text) == (task == "enhance")
 
 
 def test_memory_is_estimated_before_the_work() -> None:

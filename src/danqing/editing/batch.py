@@ -30,8 +30,8 @@ from danqing.requested_attributes import OutsideTrainingWarning
 from danqing.trust.marking import Marking
 from danqing.trust.settings import MarkSettings
 
-_HELD, _READ_OR_WRITTEN = 12, 32
-"""Bytes for each pixel: of the file and its values during the edit, and of reading or writing 16 bits."""
+_HELD, _READ_OR_WRITTEN = 12, {8: 16, 16: 32}
+"""Bytes for each pixel: of the file and its values during the edit, and of reading or writing each depth."""
 _COPY = "Nothing was changed: the mask is white nowhere, or the options ask for no change."
 
 
@@ -208,9 +208,10 @@ class _Batch:
             found = self.inputs.size(name)
             if found is not None and found[0] * found[1] > size[0] * size[1]:
                 largest, size = name, found
-        pixels = size[0] * size[1]
+        pixels, scale = size[0] * size[1], int(getattr(self.edit, "scale", 1))
         edit = self.edit.peak_bytes(*size) if largest else 0
-        written = _READ_OR_WRITTEN * pixels + marking_bytes(self.edit, self.marks, pixels)
+        depth = self.inputs.depth(largest) if largest else 8
+        written = _READ_OR_WRITTEN[depth] * pixels * scale**2 + marking_bytes(self.edit, self.marks, pixels)
         needed = max(edit + _HELD * pixels, written)
         return Plan(len(todo), largest, size, resident_memory() + needed)
 

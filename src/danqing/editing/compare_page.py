@@ -17,6 +17,7 @@ from danqing.editing.contract import Edit, ImageToEdit, Keeps, Values
 from danqing.editing.inputs import Source, find
 from danqing.editing.manifest import Manifest
 from danqing.editing.marks import marking_of
+from danqing.errors import DataError
 from danqing.image_files import Deep, Range
 from danqing.image_files.levels import sample
 from danqing.images import Pixels
@@ -83,6 +84,7 @@ class CompareResults:
         self.verb, self.settings, self.total, self.marks = verb, dict(settings), total, marks
         self.images: list[ComparedImage] = []
         self.failed: dict[str, str] = {}
+        self.unread: dict[str, str] = {}
 
     def add(
         self,
@@ -114,8 +116,12 @@ class CompareResults:
         """Add an image that could not be edited, with the reason."""
         self.failed[name] = reason
 
+    def leave_out(self, name: str, reason: str) -> None:
+        """Add an edited image that cannot be compared, with the reason."""
+        self.unread[name] = reason
+
     def _is_next_shown(self) -> bool:
-        place = len(self.images) + len(self.failed)
+        place = len(self.images) + len(self.failed) + len(self.unread)
         total = max(self.total, place + 1)
         return total <= MOST_SHOWN or (place + 1) * MOST_SHOWN // total > place * MOST_SHOWN // total
 
@@ -141,7 +147,8 @@ def compare(
 
     references: the true images, with the names of the inputs and any suffix.
     marks: as of `edit_files`; the copies of results on the page have metadata labels alone.
-    Raises ConfigError or DataError if there are none, and DataError for a file that cannot be read.
+    Raises ConfigError or DataError if there are none, and DataError for one that cannot be read. Edited files
+    that cannot be read are listed.
     """
     known = None if references is None else find(references)
     true = {PurePosixPath(name).with_suffix(""): name for name in (known.names if known else ())}
@@ -152,13 +159,17 @@ def compare(
     left, top, *_ = edit.settings.get("expand", (0, 0, 0, 0))
     extends = any(edit.settings.get("expand", ()))
     for key, before, after in result.pairs():
-        values = files.read(before)[0]
+        try:
+            values, made = files.read(before)[0], files.read(after)[0]
+        except DataError as error:  # an enlarged image may be too large to be read
+            results.leave_out(key, str(error))
+            continue
         name = key.partition("/")[2] if result.versions > 1 else key
         reference = true.get(PurePosixPath(name).with_suffix(""))
         results.add(
             key,
             values,
-            files.read(after)[0],
+            made,
             file_sizes=(len(before), len(after)),
             seconds=seconds.get(key),
             offset=(left, top) if extends else None,
@@ -226,7 +237,12 @@ def write_page(results: CompareResults, out: Path) -> Path:
         name=f"danqing {results.verb}",
         lead=_lead(results, len(shown)),
         head=page.tiles(_tiles(results)),
-        sections=[_failures(results.failed), _images(shown), _settings(results)],
+        sections=[
+            _listed(results.failed, "not edited"),
+            _listed(results.unread, "edited and cannot be shown"),
+            _images(shown),
+            _settings(results),
+        ],
         style=_STYLE.read_text(encoding="utf-8"),
         script=_SCRIPT.read_text(encoding="utf-8"),
     )
@@ -251,7 +267,7 @@ def _lead(results: CompareResults, shown: int) -> str:
 
 def _tiles(results: CompareResults) -> Iterator[tuple[str, str]]:
     done = results.images
-    yield "Edited", f"{len(done):,}"
+    yield "Edited", f"{len(done) + len(results.unread):,}"
     if results.failed:
         yield "Failed", f"{len(results.failed):,}"
     if not done:
@@ -310,16 +326,17 @@ def _numbers(one: ComparedImage) -> Iterator[tuple[str, str]]:
         yield "Time", duration(one.seconds) if one.seconds >= 0.1 else f"{1000 * one.seconds:.0f} ms"
 
 
-def _failures(failed: Mapping[str, str]) -> str:
-    if not failed:
+def _listed(reasons: Mapping[str, str], what: str) -> str:
+    """Return a note on images that the page does not show, with their reasons."""
+    if not reasons:
         return ""
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(reason)}</td></tr>'
-        for name, reason in failed.items()
+        for name, reason in reasons.items()
     )
-    files = "1 image was" if len(failed) == 1 else f"{len(failed):,} images were"
+    files = "1 image was" if len(reasons) == 1 else f"{len(reasons):,} images were"
     table = f"<details><summary>Which, and why</summary><table><tbody>{rows}</tbody></table></details>"
-    return f'<div class="note failed"><p><strong>{files} not edited.</strong></p>{table}</div>'
+    return f'<div class="note failed"><p><strong>{files} {what}.</strong></p>{table}</div>'
 
 
 def _settings(results: CompareResults) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from danqing import image_files
 from danqing.data.files import Loader
 from danqing.data.folder import Folder
 from danqing.data.headers import described
@@ -66,6 +67,13 @@ class Inputs(NamedTuple):
     def read(self, name: str) -> bytes:
         """Read one file; raise DataError."""
         return self.files.read(name)
+
+    def depth(self, name: str) -> int:
+        """Return how many bits a value of an image has, 8 or 16; 16 if that is unknown."""
+        try:
+            return image_files.inspect(self.read(name)).depth
+        except DataError:
+            return 16
 
     def size(self, name: str) -> tuple[int, int] | None:
         """Return (width, height) of an image from its header, None if it is unknown."""

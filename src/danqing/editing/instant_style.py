@@ -103,31 +103,37 @@ class InstantStyle:
         whole = F.pad(images, (0, -width % 4, 0, -height % 4), mode="replicate")
         chosen = np.zeros(STYLES, np.float32)
         chosen[self.style] = 1
-        network = _session(STYLES_NETWORK)
-        made = network.run(None, {"image": _from_zero(whole), "style_weights": chosen})[0]
+        made = _run(STYLES_NETWORK, _from_zero(whole), chosen)
         return torch.from_numpy(made)[:, :, :height, :width] * 2 - 1
 
     def _in_style_of_image(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
         square = F.pad(images, (0, _OWN_SIDE - width, 0, _OWN_SIDE - height), mode="replicate")
-        network = _session(APPLIES_STYLE)
-        takes = [one.name for one in network.get_inputs()]
         pixels = np.ascontiguousarray(_from_zero(square).transpose(0, 2, 3, 1))
-        made = torch.from_numpy(network.run(None, {takes[0]: pixels, takes[1]: self._style_vector})[0])
+        made = torch.from_numpy(_run(APPLIES_STYLE, pixels, self._style_vector))
         return made.permute(0, 3, 1, 2)[:, :, :height, :width] * 2 - 1
 
     @functools.cached_property
     def _style_vector(self) -> NDArray[np.float32]:
         assert self.style_image is not None
         pixels = decode(self.style_image, size=(_STYLE_SIDE, _STYLE_SIDE), channels=3)
-        network = _session(READS_STYLE)
-        unit = pixels[None].astype(np.float32) / 255
-        vector: NDArray[np.float32] = network.run(None, {network.get_inputs()[0].name: unit})[0]
-        return vector
+        return _run(READS_STYLE, pixels[None].astype(np.float32) / 255)
 
 
 def _from_zero(images: Tensor) -> NDArray[np.float32]:
     return ((images.float().cpu() + 1) / 2).contiguous().numpy()
+
+
+def _run(weights: PackagedWeights, *inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute a network; its memory is returned to the system, since a large file is written next."""
+    network = _session(weights)
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    named = {one.name: values for one, values in zip(network.get_inputs(), inputs, strict=True)}
+    result: NDArray[np.float32] = network.run(None, named, options)[0]
+    return result
 
 
 @functools.lru_cache(maxsize=3)

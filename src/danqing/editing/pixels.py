@@ -49,7 +49,21 @@ def prepare(values: Values, channels: int, *, value_range: Range | None = None) 
     return Prepared(with_channels(images, channels).contiguous(), values, bounds)
 
 
-def restore(images: Tensor, prepared: Prepared, *, keep_channels: bool) -> Values:
+def enlarged_alpha(values: Values, scale: int) -> Values:
+    """Enlarge the alpha of an image with Lanczos's filter.
+
+    values: `[h, w, c]` with 2 or 4 channels. Returns `[scale · h, scale · w]` of the same type.
+    """
+    height, width = values.shape[:2]
+    top = np.iinfo(values.dtype).max
+    plane = values[:, :, -1].astype(np.float32) / np.float32(top)
+    unit = _lanczos(plane, (scale * width, scale * height))
+    return cast("Values", np.round(unit * top).astype(values.dtype))
+
+
+def restore(
+    images: Tensor, prepared: Prepared, *, keep_channels: bool, alpha: Values | None = None
+) -> Values:
     """Convert the output of a model to pixels of the input's depth.
 
     A pixel that the model returned as it was gets the values of the input, whatever its depth and channels.
@@ -59,6 +73,7 @@ def restore(images: Tensor, prepared: Prepared, *, keep_channels: bool) -> Value
     images: float `[1, c, h, w]` in [-1, 1]; the size may differ from the input's.
     keep_channels: whether the result has the channels of the input, so that grey stays grey; otherwise its
         colours are those of the model.
+    alpha: `[h, w]` of the result, where it is known; it may be a part of what `enlarged_alpha` returns.
     Returns uint8 or uint16 `[h, w, c]`, as the input.
     """
     values, size = prepared.values, (int(images.shape[3]), int(images.shape[2]))
@@ -70,7 +85,7 @@ def restore(images: Tensor, prepared: Prepared, *, keep_channels: bool) -> Value
     if own_alpha or not is_transparent:
         restored = _levels(with_channels(images, colours + own_alpha), values.dtype, prepared.value_range)
     else:
-        restored = _with_alpha(with_channels(images, colours), prepared, size)
+        restored = _with_alpha(with_channels(images, colours), prepared, size, alpha)
     if restored.shape == values.shape and images.shape == prepared.images.shape:
         unchanged = (images[0].detach() == prepared.images[0]).all(0).cpu().numpy()
         restored[unchanged] = values[unchanged]
@@ -113,14 +128,14 @@ def _premultiplied(images: Tensor) -> Tensor:
     return images[:, :-1].add(1).mul_(alpha).sub_(1)
 
 
-def _with_alpha(colours: Tensor, prepared: Prepared, size: tuple[int, int]) -> Values:
+def _with_alpha(colours: Tensor, prepared: Prepared, size: tuple[int, int], known: Values | None) -> Values:
     """Divide colours `[1, c, h, w]` by the input's alpha, and put it behind them."""
     values = prepared.values
-    alpha = values[:, :, -1]
+    alpha = values[:, :, -1] if known is None else known
     top = np.iinfo(values.dtype).max
     unit = alpha.astype(np.float32) / np.float32(top)
-    is_resized = size != (alpha.shape[1], alpha.shape[0])
-    if is_resized:
+    is_resized = size != (values.shape[1], values.shape[0])
+    if is_resized and known is None:
         unit = _lanczos(unit, size)
         alpha = cast("Values", np.round(unit * top).astype(values.dtype))
     opacity = torch.from_numpy(unit)[None, None]

@@ -39,12 +39,12 @@ def resample(images: Tensor, size: Size, part: Window | None = None) -> Tensor:
     return result
 
 
-def bands(window: Window) -> Iterator[Window]:
+def bands(window: Window, scale: int = 1) -> Iterator[Window]:
     """Split a window into bands of whole rows, from top to bottom.
 
-    A band has about a million pixels.
+    A band has about a million pixels after it is enlarged by `scale`.
     """
-    rows = max(1, _BAND // window.width)
+    rows = max(1, _BAND // (window.width * scale**2))
     for top in range(window.top, window.top + window.height, rows):
         height = min(rows, window.top + window.height - top)
         yield Window(window.left, top, window.width, height)

@@ -5,7 +5,7 @@ its source images, which share the noise of their places and are blended where t
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ from danqing.editing.batch import BatchResult
 from danqing.editing.contract import ImageToEdit, Values
 from danqing.editing.exact_average import averaging_to
 from danqing.editing.inputs import Source
-from danqing.editing.pixels import Prepared, prepare, restore
+from danqing.editing.pixels import Prepared, enlarged_alpha, prepare, restore
 from danqing.editing.resampling import bands, resample
-from danqing.editing.tiles import blending_weights, run_in_tiles, tiles_of
+from danqing.editing.tiles import blending_weights, tiles_of
 from danqing.editing.window_model import Request, WindowModel, are_levels, divided, opened
 from danqing.editing.windows import Window, grid
 from danqing.families.abilities import IsConvolutional
@@ -92,7 +92,9 @@ class Translation:
             tile = self._tiling.tile
             return 4 * floats * pixels + 6 * large + self.model.peak_bytes(1, (tile, tile))
         rows = self._windows(width, height)
-        return 4 * floats * pixels + (floats + 6) * large + self.model.peak_bytes(len(rows) * len(rows[0]))
+        waiting = 3 * floats * width * min(height, rows[0][0].height) * self.scale**2
+        windows = self.model.peak_bytes(len(rows) * len(rows[0]))
+        return 4 * floats * pixels + 6 * large + waiting + windows
 
     def apply(self, image: ImageToEdit) -> Values:
         values = image.values
@@ -121,19 +123,16 @@ class Translation:
 
     def _in_tiles(self, prepared: Prepared) -> Values:
         values, images, scale = prepared.values, prepared.images, self.scale
-        tiling = self._tiling._asdict()
+        tiling, alpha = self._tiling._asdict(), self._enlarged_alpha(values)
 
         def compute(part: Tensor) -> Tensor:
             return self._by_colour(lambda images: self.model.translate(images, 0), part)
 
-        if scale > 1 and prepared.alpha is not None:  # alpha is enlarged as a whole
-            made = run_in_tiles(compute, images, **tiling, scale=scale)
-            return self._restored(made, prepared)
         result: Values | None = None
         for place, made in tiles_of(compute, images, **tiling, scale=scale):
             rows, columns = (slice(side.start // scale, side.stop // scale) for side in place.slices)
             part = Prepared(images[:, :, rows, columns], values[rows, columns], prepared.value_range)
-            restored = self._restored(made, part)
+            restored = self._restored(made, part, None if alpha is None else alpha[place.slices])
             if result is None:
                 size = (values.shape[0] * scale, values.shape[1] * scale)
                 result = np.empty((*size, restored.shape[2]), values.dtype)
@@ -151,25 +150,33 @@ class Translation:
         return grid((width, height), shape, tile=self.tile or max(shape), overlap=self.overlap)
 
     def _in_windows(self, prepared: Prepared, seed: int) -> Values:
-        values, scale = prepared.values, self.scale
+        values, scale, alpha = prepared.values, self.scale, self._enlarged_alpha(prepared.values)
         height, width = values.shape[:2]
-        made = self._blended(prepared.images, seed)
         result: Values | None = None
-        for band in bands(Window(0, 0, width, height)):
-            part = made[:, :, band.top * scale : (band.top + band.height) * scale]
-            source = prepared.images[:, :, band.slices[0]]
-            if self.model.model.family.config.source_is_average:
-                part = projected(part, source, scale)
-            kept = Prepared(source, values[band.slices[0]], prepared.value_range)
-            restored = self._restored(part, kept)
-            if result is None:
-                result = np.empty((height * scale, *restored.shape[1:]), values.dtype)
-            result[band.top * scale : (band.top + band.height) * scale] = restored
+        for first, finished in self._blended(prepared.images, seed):
+            rows = min(finished.shape[2] // scale, height - first)
+            for band in bands(Window(0, first, width, rows), scale):
+                large = slice(scale * band.top, scale * (band.top + band.height))
+                part = finished[
+                    :, :, large.start - scale * first : large.stop - scale * first, : scale * width
+                ]
+                source = prepared.images[:, :, band.slices[0]]
+                if self.model.model.family.config.source_is_average:
+                    part = projected(part, source, scale)
+                kept = Prepared(source, values[band.slices[0]], prepared.value_range)
+                restored = self._restored(part, kept, None if alpha is None else alpha[large])
+                if result is None:
+                    result = np.empty((height * scale, *restored.shape[1:]), values.dtype)
+                result[large] = restored
         assert result is not None
         return result
 
-    def _blended(self, images: Tensor, seed: int) -> Tensor:
-        """Return the blended results of all windows, `[1, c, scale · h, scale · w]`."""
+    def _blended(self, images: Tensor, seed: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the blended results of all windows, as soon as rows are finished.
+
+        Each is the first row of the image that it shows, and `[1, c, scale · rows, scale · w]`. An image
+        smaller than a window has more rows and columns.
+        """
         height, width = int(images.shape[2]), int(images.shape[3])
         rows, scale = self._windows(width, height), self.scale
         windows = [window for row in rows for window in row]
@@ -180,8 +187,8 @@ class Translation:
         lefts, tops = [window.left for window in rows[0]], [row[0].top for row in rows]
         across = blending_weights([scale * left for left in lefts], scale * size[0], scale * wide)
         down = blending_weights([scale * top for top in tops], scale * size[1], scale * high)
-        whole: Tensor | None = None
-        chunk = self.model.model.family.chunk
+        chunk, begin = self.model.model.family.chunk, 0
+        waiting: Tensor | None = None  # the rows from `begin` on, of which other windows may show a part
         for first in range(0, len(windows), chunk):
             some = windows[first : first + chunk]
             seen = [resample(images[:, :, w.slices[0], w.slices[1]], self.model.shape) for w in some]
@@ -190,16 +197,21 @@ class Translation:
                 return self.model.translate(part, seed, some * (len(part) // len(some)))
 
             made = self._by_colour(compute, torch.cat(seen).clamp_(-1, 1))
-            if whole is None:
-                whole = torch.zeros(1, made.shape[1], scale * high, scale * wide)
+            if waiting is None:
+                waiting = torch.zeros(1, made.shape[1], 0, scale * wide)
+            missing = scale * (some[-1].top + size[1] - begin) - waiting.shape[2]
+            waiting = F.pad(waiting, (0, 0, 0, max(0, missing)))
             for number, window in enumerate(some, first):
                 row, column = divmod(number, len(rows[0]))
-                part = resample(made[number - first][None], (scale * size[0], scale * size[1]))
-                part = part * (down[row, :, None] * across[column])
-                top, left = scale * window.top, scale * window.left
-                whole[:, :, top : top + part.shape[2], left : left + part.shape[3]] += part
-        assert whole is not None
-        return whole[:, :, : scale * height, : scale * width]
+                for band in bands(Window(0, 0, scale * size[0], scale * size[1])):
+                    part = resample(made[number - first][None], (scale * size[0], scale * size[1]), band)
+                    part = part * (down[row, band.slices[0], None] * across[column])
+                    top, left = scale * (window.top - begin) + band.top, scale * window.left
+                    waiting[:, :, top : top + part.shape[2], left : left + part.shape[3]] += part
+            end = windows[first + chunk].top if first + chunk < len(windows) else high
+            if end > begin:
+                yield begin, waiting[:, :, : scale * (end - begin)]
+                waiting, begin = waiting[:, :, scale * (end - begin) :].clone(), end
 
     # Both
     def _by_colour(self, function: Any, images: Tensor) -> Tensor:
@@ -212,11 +224,20 @@ class Translation:
         made: Tensor = function(alone)
         return made.reshape(channels, n, *made.shape[2:]).transpose(0, 1).contiguous()
 
-    def _restored(self, made: Tensor, prepared: Prepared) -> Values:
-        """Return results `[1, c, scale · h, scale · w]` as values, mixed with the image."""
+    def _enlarged_alpha(self, values: Values) -> Values | None:
+        """Return the alpha of the result, where it has another size than that of the image."""
+        if self.scale == 1 or values.shape[2] not in (2, 4):
+            return None
+        return enlarged_alpha(values, self.scale)
+
+    def _restored(self, made: Tensor, prepared: Prepared, alpha: Values | None) -> Values:
+        """Return results `[1, c, scale · h, scale · w]` as values, mixed with the image.
+
+        alpha: of the results, None for that of the image.
+        """
         if self.strength < 1:
             made = torch.lerp(prepared.images, made, self.strength)
-        restored = restore(made, prepared, keep_channels=self.keep_channels)
+        restored = restore(made, prepared, keep_channels=self.keep_channels, alpha=alpha)
         is_average = self.model.model.family.config.source_is_average
         if is_average and self.scale > 1 and prepared.values.shape[2] == restored.shape[2] in (1, 3):
             return averaging_to(restored, prepared.values, self.scale)

@@ -48,7 +48,9 @@ def pixel_digest(pixels: NDArray[Any]) -> str:
     """
     kind = "<u2" if pixels.dtype == np.uint16 else "u1"
     head = f"{kind} {' '.join(map(str, pixels.shape))}\n".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(pixels, kind).tobytes()).hexdigest()
+    digest = hashlib.sha256(head)
+    digest.update(np.ravel(np.ascontiguousarray(pixels, kind)).data)
+    return digest.hexdigest()
 
 
 def vector(pixels: NDArray[Any]) -> NDArray[np.int16]:

@@ -83,7 +83,9 @@ class Marking:
         if self.settings.registers:
             is_signed = bool(sidecar) or signed is not content
             manifest = credentials.manifest_id(image_id) if is_signed else ""
-            shown = images.conform(image_files.opened(signed), alpha="keep") if format in _LOSSY else pixels
+            # An image that is too large to be read again is registered as it was before its compression.
+            is_read = format in _LOSSY and pixels.shape[0] * pixels.shape[1] <= image_files.MAX_PIXELS
+            shown = images.conform(image_files.opened(signed), alpha="keep") if is_read else pixels
             registered = registry.shared(trust_folder() / "registry.sqlite")
             registered.add(shown, self.declaration, image_id=image_id, number=number, manifest=manifest)
         return Marked(signed, sidecar, tuple(notes))

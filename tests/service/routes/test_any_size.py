@@ -141,8 +141,14 @@ def test_expansion_and_soft_edges_are_those_of_the_command(
     wider = sent(client, "masked", encoded(picture), expand="0,0,10,0", output_format="input", **asked)
     expected = fill(model, picture[None], expand=(0, 0, 10, 0), **asked)  # type: ignore[arg-type]
     assert np.array_equal(pixels_of(wider), expected)
+    larger = sent(client, "masked", encoded(picture), mask=masked(where), grow=3, expand="0,0,9,0", **asked)
+    expected = fill(model, picture[None], mask=where, grow=3, expand=(0, 0, 9, 0), **asked)  # type: ignore[arg-type]
+    assert np.array_equal(pixels_of(larger), expected)
+    assert not np.array_equal(expected[0, :, :30][~where], picture[~where])
     for model_name, fields, code in (
         ("masked", {**asked, "expand": "400,0,0,0"}, "expand"),
+        ("masked", {**asked, "grow": 1001}, "grow"),
+        ("upscale", {"grow": 3}, "grow"),
         ("masked", {**asked, "expand": "1,2,3"}, "expand"),
         ("masked", {**asked, "expand": "1,0,0,0", "size": "input"}, "size"),
         ("masked", {**asked, "feather": 1001}, "feather"),
@@ -176,6 +182,10 @@ def test_trained_editors_edit_pictures_of_any_size(client: openai.OpenAI, folder
     assert pixels_of(smaller).shape == (1, 19, 30, 3)
     restored = pixels_of(sent(client, "enhance", encoded(picture)))
     assert np.array_equal(restored[0], enhance(folders["enhance"], picture[None])[0])
+    half = pixels_of(sent(client, "enhance", encoded(picture), task="enhance", strength=0.5))
+    assert np.array_equal(half[0], enhance(folders["enhance"], picture[None], strength=0.5)[0])
+    photo = encoded(picture, "JPEG", quality=40)
+    assert files_of(sent(client, "enhance", photo, strength=0, output_format="input")) == [photo]
     whole = pixels_of(sent(client, "translate", encoded(picture)))
     assert np.array_equal(whole[0], translate(folders["translate"], picture[None])[0])
     fine = pixels_of(sent(client, "translate", encoded(picture), input_fidelity="high"))

@@ -39,12 +39,17 @@ def build(model: Model, verb: Verb, request: Request, options: Mapping[str, Any]
         strength = own.pop("strength", STRENGTH)
         return Vary(WindowModel(model, "vary", request, own), strength)
     assert verb == "translate"
-    windows = WindowModel(model, "translate", request, own)
     if model.family.config.source_scale > 1:
-        return upscaling(windows)
-    if model.facts.get("task") == "enhance":
-        return enhancement(windows)
-    return Translation(windows, whole=not whole.is_fine)
+        return upscaling(WindowModel(model, "translate", request, own))
+    if is_enhancer(model):
+        strength = own.pop("strength", 1.0)
+        return enhancement(WindowModel(model, "translate", request, own), strength=strength)
+    return Translation(WindowModel(model, "translate", request, own), whole=not whole.is_fine)
+
+
+def is_enhancer(model: Model) -> bool:
+    """Return whether a model restores pictures, by a strength, as `danqing enhance` does."""
+    return bool(model.facts.get("task") == "enhance" and model.family.config.source_scale == 1)
 
 
 def values_of(whole: WholeImage, bounds: Range | None) -> Values:

@@ -31,6 +31,7 @@ from danqing.recognition.explain.model_directions import direction_count
 from danqing.recognition.explain.of_generator import reads_words
 from danqing.recognition.image_index import ImageIndex
 from danqing.service.engine import recognition
+from danqing.service.engine.edits import is_enhancer
 from danqing.service.engine.offers import Offer
 from danqing.service.engine.served import LOAD_ERRORS, MOST_CARD
 from danqing.sizes import SizeRange
@@ -158,6 +159,9 @@ def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
         verbs["relabel"] = Relabels
     if translates:  # without a source image it has nothing to begin from
         del verbs["sample"]
+    options = {verb: model.options_of(verb) for verb, kind in verbs.items() if isinstance(family, kind)}
+    if is_enhancer(model):
+        options["translate"] = {"strength": 1.0, **options["translate"]}
     return Offer(
         name=name,
         path=source,
@@ -174,7 +178,7 @@ def _offer(name: str, source: str, files: ModelFiles, model: Model) -> Offer:
         captions=tuple(captions),
         attributes=tuple(info["attributes"]),
         recognizes=("attribute",) if reads_words(model) else (),
-        options={verb: model.options_of(verb) for verb, kind in verbs.items() if isinstance(family, kind)},
+        options=options,
         guides=config.can_guide,
         directions=direction_count(family) if "sample" in verbs else 0,
         steps=isinstance(family, PaintsInSteps),

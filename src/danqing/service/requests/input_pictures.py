@@ -18,6 +18,7 @@ import numpy as np
 from danqing import image_files, images
 from danqing.editing import files, windows
 from danqing.editing.contract import Values
+from danqing.editing.masks import grown
 from danqing.errors import DataError
 from danqing.image_files import Range
 from danqing.options import Verb
@@ -98,7 +99,7 @@ def prepare(
         where = "Variations take" if verb == "vary" else f"{offer.name} edits whole pictures, and takes"
         advice = ": send it to /v1/images/edits" if verb == "vary" else ": leave it out"
         raise invalid(f"{where} no mask{advice}.", "mask")
-    for name in ("expand", "feather"):
+    for name in ("expand", "grow", "feather"):
         if getattr(fields, name, None) is not None:
             message = f"{offer.name} edits whole pictures, and has no {name}: leave it out."
             raise invalid(message, name, "unsupported_parameter")
@@ -264,8 +265,11 @@ def _filled(
         raise invalid(message, "expand")
     _check_pixels(n, width, height, limits)
     where = np.pad(own, ((top, bottom), (left, right)), constant_values=True)
+    if grow := (fields.grow or 0) if isinstance(fields, schemas.Edit) else 0:
+        where = grown(where, grow)
+        own = where[top : height - bottom, left : width - right]
     window = masks.window_of(where, offer)
-    if keeps_file or is_fine or window is None or feather or borders != NO_BORDERS:
+    if keeps_file or is_fine or window is None or grow or feather or borders != NO_BORDERS:
         _check_size(fields, (width, height))
         steps = windows.plan(where, (offer.width, offer.height))
         count = sum(1 for _ in itertools.islice(steps, masks.MOST_WINDOWS + 1))

@@ -242,6 +242,12 @@ class Edit(Guided):
         description="Pixels to add at the left, top, right and bottom, which are filled; in a form as "
         "`0,0,200,0`. The mask stays that of the picture that is sent, and may be left out.",
     )
+    grow: int | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Pixels by which the filled part reaches further than the mask.",
+    )
     feather: int | None = Field(
         None,
         ge=0,
