@@ -85,6 +85,33 @@ def test_a_page_explains_the_labels_of_files(tmp_path: Path, picture: Path) -> N
     assert page.count("data:image/png") == sum(map(len, section.rows))
 
 
+def test_a_detector_shows_why_the_surest_place_has_a_class() -> None:
+    model = Recognizer(built(family="detector", features=8, blocks=0, box_classes=["cat", "dog"]))
+    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    found = dq.explain(model, images, label="dog")
+    assert [section.title for section in found.sections] == ["image 0", "image 1"]
+    logits, _ = model.learner.found(images)
+    scores = {
+        name: round(float(logits[0, :, place].amax().sigmoid()), 6)
+        for place, name in enumerate(["cat", "dog"])
+    }
+    assert found.sections[0].values["labels"] == pytest.approx(scores, abs=1e-6)
+    assert "dog" in found.sections[0].values["explained"]
+    assert {figure.caption.split(": ")[-1] for figure in found.sections[0].rows[0][1:]} == {
+        *("integrated gradients", "hiding")
+    }
+
+
+def test_a_model_that_reads_codes_is_explained_without_gradients_by_pixels() -> None:
+    lender = {"family": "transformer", "order": "masked", "layers": 2, "features": 16, "heads": 2, **SIZE}
+    trunk = {"net": "lent", "lender": lender}
+    model = Recognizer(built(family="classifier", labels=["left", "right"], **trunk))
+    found = dq.explain(model, torch.rand(1, 1, 8, 8) * 2 - 1)
+    captions = [figure.caption.split(": ")[-1] for figure in found.sections[0].rows[0][1:]]
+    assert captions == ["Grad-CAM", "hiding"]
+    assert any("pass" in note and "gradients" in note for note in found.notes)
+
+
 def test_what_a_model_cannot_explain_is_refused_with_a_reason(picture: Path) -> None:
     with pytest.raises(ConfigError, match="choose one of left, right"):
         dq.explain(classifier(), picture, label="middle")
