@@ -22,7 +22,10 @@ from danqing.families.word_attention import _text_weights, _weights
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
 from danqing.nets.flow.blocks import TextAttention, normalize
+from danqing.recognition.explain.of_generator import reads_words, word_heats
 from danqing.text import bpe
+from danqing.text.pretrained import Pretrained
+from tests.tiny_encoders import written
 
 SIZE = {"width": 8, "height": 8, "channels": 1}
 CAPTIONS = ("a red apple", "two blue cats", "a green tree on a hill")
@@ -163,6 +166,19 @@ def test_words_are_shown_over_samples(family: str) -> None:
     assert found.sum(1).max() <= 1 + 1e-5
     section = dq.explain(model, prompt="a red apple").sections[0]
     assert [figure.caption for figure in section.rows[0]] == ["the sample", "a", "red", "apple"]
+
+
+def test_words_of_a_pretrained_encoder_are_shown_too(tmp_path: Path) -> None:
+    folder, _ = written("t5", tmp_path)
+    encoder = Pretrained(str(folder), 8)
+    facts = {"width": encoder.width, "sha256": encoder.sha256}
+    text = {"encoder": str(folder), "length": 8}
+    net = {"net": "dit", "patch": 2, "widths": (16,), "layers": 1, "heads": 2}
+    model = Model(built(family="flow", condition="text", text=text, text_facts=facts, **net))
+    assert reads_words(model)
+    heats = word_heats(model, torch.rand(1, 1, 8, 8) * 2 - 1, "two red hearts", [0])
+    assert [heat.name for heat in heats[0]] == ["two", "red", "hearts"]
+    assert Pretrained(str(folder), 3).words("a red  heart") == [("a", [0]), ("red", [1])], "cut, with its end"
 
 
 def test_the_observed_weights_give_what_the_layers_give() -> None:
