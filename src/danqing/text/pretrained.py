@@ -75,8 +75,8 @@ class Pretrained:
         tokenizer = self._loaded[0]
         if not tokenizer.is_fast:
             raise TextError(
-                f"The tokenizer of {self._encoder} does not say where its tokens are in a text: use an encoder "
-                "that comes with a tokenizer.json."
+                f"The tokenizer of {self._encoder} does not say where its tokens are in a text: use an "
+                "encoder that comes with a tokenizer.json."
             )
         options = {"truncation": True, "max_length": self._limit(tokenizer)}
         spans = tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
