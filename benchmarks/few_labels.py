@@ -7,6 +7,8 @@ Fashion-MNIST, judged on its 10,000 test images. Every contestant has the same m
 
     scratch         the task classify on the labelled images
     embedded        a third of the time for the task embed on all images, then classify with --init
+    masked          as embedded, with the objective masked
+    codes           as embedded, with a transformer in masked order instead of the task embed
     pseudo          as embedded, and the last third with --unlabelled, which learns from its own sure answers
     generated       a third for a generator of the labelled images, then classify with --generated 0.5
 
@@ -98,6 +100,15 @@ class Contest:
         first = self.run("embed", self.every, 1 / 3, task="embed")
         return self.classify(f"embedded-{share:.2f}", share, init=first)
 
+    def masked(self) -> dq.Run:
+        first = self.run("embed-masked", self.every, 1 / 3, task="embed", settings={"objective": "masked"})
+        return self.classify("masked", 2 / 3, init=first)
+
+    def codes(self) -> dq.Run:
+        options = {"preset": "transformer-32", "evaluate_every": 0}
+        first = self.run("transformer", self.every, 1 / 3, **options, settings={"order": "masked"})
+        return self.classify("codes", 2 / 3, init=first)
+
     def pseudo(self) -> dq.Run:
         first = self.embedded(1 / 3)
         return self.classify("pseudo", 1 / 3, init=first, settings={"data.unlabelled": str(self.every)})
@@ -112,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    ours = ("scratch", "embedded", "pseudo", "generated")
+    ours = ("scratch", "embedded", "masked", "codes", "pseudo", "generated")
     parser.add_argument("--minutes", type=float, default=15.0, help="of each contestant, in all")
     parser.add_argument("--each", type=int, default=100, help="labelled images of each label")
     parser.add_argument("--unlabelled", type=int, default=50_000)

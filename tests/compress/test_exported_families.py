@@ -132,6 +132,11 @@ def test_what_has_no_export_is_rejected_with_a_reason(tmp_path: Path) -> None:
     ):
         with pytest.raises(ModelError, match=reason):
             dq.export(tiny.model_of(values), tmp_path / "out")
+    shape = {"width": 8, "height": 8, "channels": 1}
+    lender = {"family": "transformer", "layers": 1, "features": 16, "heads": 2, **shape}
+    reader = {"family": "classifier", "net": "lent", "lender": lender, "labels": ("a", "b"), **shape}
+    with pytest.raises(ModelError, match="as a transformer's codes"):
+        dq.export(Recognizer(tiny.learner_of(reader)), tmp_path / "out")
 
 
 def test_codes_are_drawn_as_in_torch() -> None:

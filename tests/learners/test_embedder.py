@@ -16,6 +16,7 @@ from danqing.data import open_dataset
 from danqing.evaluation.learner_scores import examine_learner
 from danqing.families.base import Batch, Condition
 from danqing.learners.embedder import Embedder, EmbedderConfig
+from danqing.recognition.verify import verify_labels
 
 OBJECTIVES = ("contrast", "vicreg", "clusters", "masked")
 
@@ -114,7 +115,18 @@ def test_an_embedder_resumes_exactly_and_is_scored_by_its_neighbours(
     recognizer = dq.load_recognizer(whole)
     images = open_dataset("digits", size=(8, 8), channels=1)
     found = examine_learner(recognizer.learner, images, n=200, seed=0)
-    assert [score.metric for score in found.scores] == ["neighbour_accuracy", "view_retrieval"]
+    assert [score.metric for score in found.scores] == [
+        *("neighbour_accuracy", "view_retrieval", "verification_area", "verification_matches")
+    ]
+    told = {score.metric: score for score in found.scores}
+    assert told["verification_area"].value > 0.7
+    assert told["verification_area"].interval is not None
+    drawn = images.subset(np.random.default_rng(0).permutation(len(images))[:400])
+    threshold = told["verification_matches"].settings["threshold"]
+    verified = verify_labels(recognizer, drawn, pairs=2000, threshold=threshold).roc
+    assert verified is not None
+    assert verified.false_matches(threshold).value < 0.04
+    assert verified.matches(threshold).value == pytest.approx(told["verification_matches"].value, abs=0.15)
     assert found.headline.metric == "neighbour_accuracy"
     some = images.images(np.arange(5))
     assert np.allclose(dq.encode(recognizer, some), recognizer.embed(some), atol=1e-4)

@@ -13,7 +13,7 @@ import danqing as dq
 from danqing.errors import ConfigError
 from danqing.training import transfer
 from danqing.training.run_folder import RunFolder
-from tests.small_run import SMALL
+from tests.small_run import SMALL, TWO_STAGES
 from tests.training.heard import Heard
 
 PLAIN = {name: SMALL[name] for name in SMALL if name not in ("net", "features", "latents", "prior")}
@@ -86,12 +86,20 @@ def test_a_run_that_starts_from_a_model_resumes_bit_for_bit(source: dq.Run, tmp_
         dq.train(data, **{**options, "init": whole}, out=tmp_path / "parts", listener=Heard())
 
 
-@pytest.mark.parametrize(("preset", "net"), [("vae-32", "conv"), ("gan-32", "mlp"), ("vqvae-32", "")])
-def test_a_classifier_continues_from_an_encoder_or_a_discriminator(
-    preset: str, net: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("preset", "own"),
+    [
+        ("vae-32", {"net": "conv"}),
+        ("gan-32", {"net": "mlp"}),
+        ("vqvae-32", {}),
+        ("transformer-32", {**TWO_STAGES, "order": "masked"}),
+    ],
+)
+def test_a_classifier_continues_from_what_a_generative_model_lends(
+    preset: str, own: dict[str, str], tmp_path: Path
 ) -> None:
     data = pictures(tmp_path / "source", "ab")
-    settings = {**PLAIN, **({"net": net} if net else {})}
+    settings = {**PLAIN, **own}
     made = dq.train(
         data, preset=preset, settings=settings, size=(8, 8), images=16, out=tmp_path / "s", listener=Heard()
     )

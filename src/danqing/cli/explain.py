@@ -30,7 +30,7 @@ def explain(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help="For a classifier or a segmenter: files, a folder, a zip, or a pattern.",
+            help="For a model that recognizes: files, a folder, a zip, or a pattern.",
             metavar="IMAGE",
         ),
     ] = None,

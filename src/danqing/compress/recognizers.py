@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from danqing.compress.plan import GraphPlan, Plan, Size, images_port, own_size
 from danqing.compress.runtime.manifest import Port, Recognize
 from danqing.errors import ModelError
+from danqing.families.code_features import CodeFeatures
 from danqing.learners.classifier import Classifier
 from danqing.learners.detector import Detector
 from danqing.learners.embedder import Embedder
@@ -43,6 +44,11 @@ def of_recognizer(model: Recognizer) -> Plan:
     learner, config = model.learner, model.learner.config
     if not isinstance(learner, Classifier | Detector | Embedder | Segmenter):
         raise ModelError("A model that recognizes images by likelihood is not exported: export a classifier.")
+    if any(isinstance(module, CodeFeatures) for module in learner.modules()):
+        raise ModelError(
+            "A model that reads images as a transformer's codes is not exported: train one from another "
+            "model, or without --init."
+        )
     sizes, multiple = own_size(config), 0
     if isinstance(learner, Segmenter) and all(side % learner.stride == 0 for side in sizes.own[0]):
         multiple = learner.stride

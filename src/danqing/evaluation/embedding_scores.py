@@ -21,6 +21,7 @@ from danqing.evaluation.image_sets import (
 from danqing.evaluation.neighbours import nearest
 from danqing.evaluation.probes import NEIGHBOURS, neighbour_accuracy, partner_accuracy
 from danqing.evaluation.scores import Score
+from danqing.evaluation.verification import FEWEST_FALSE, Roc, draw_pairs
 from danqing.families.base import Learner
 from danqing.images import Images, to_float
 from danqing.learners.abilities import Embeds
@@ -37,7 +38,11 @@ SHOWN, NEAREST = 8, 7
 _NAMES = {
     "neighbour_accuracy": f"label by {NEIGHBOURS} nearest neighbours",
     "view_retrieval": "views of an image that find each other",
+    "verification_area": "images of one label told from others, area under the curve",
+    "verification_matches": "images of one label that match at 1% false matches",
 }
+FALSE_MATCHES = 0.01
+"""The share of pairs with different labels that match where those of one label are counted."""
 
 
 def score(learner: Embeds, images: Dataset, context: ScoreContext) -> Score:
@@ -68,10 +73,19 @@ def examine(learner: Embeds, images: Dataset, context: ScoreContext) -> Examinat
     if len(rows):
         estimates["neighbour_accuracy"] = neighbour_accuracy(vectors[rows], labels)
     estimates["view_retrieval"] = _retrieval(learner, images, context.seed)
+    verified, threshold = _verification(vectors[rows], labels, context.seed)
+    estimates |= verified
     chosen = next(iter(estimates))
     return Examination(
         tuple(
-            context.score(cast(Learner, learner), metric, _NAMES[metric], estimate, headline=metric == chosen)
+            context.score(
+                cast(Learner, learner),
+                metric,
+                _NAMES[metric],
+                estimate,
+                headline=metric == chosen,
+                settings={"threshold": threshold} if metric == "verification_matches" else None,
+            )
             for metric, estimate in estimates.items()
         ),
         pictures={"nearest": _nearest_images(images, vectors)},
@@ -96,6 +110,22 @@ def _retrieval(learner: Embeds, images: Dataset, seed: int) -> Estimate:
     """The share of images whose view is nearest to another view of the same image."""
     views = [F.normalize(embedded(learner, images, view=n, seed=seed), dim=1) for n in (0, 1)]
     return partner_accuracy(*views)
+
+
+def _verification(vectors: Tensor, labels: Tensor, seed: int) -> tuple[dict[str, Estimate], float]:
+    """How well images of one label are told from others, and the similarity from which they match.
+
+    As many pairs of each kind are drawn as there are images; there are no scores where these are too few.
+    """
+    if not len(labels) or int(labels.bincount().max()) < 2:
+        return {}, 1.0
+    one, other, same = draw_pairs(labels, len(labels), seed)
+    roc = Roc.of(F.cosine_similarity(vectors[one], vectors[other]), same)
+    found = {"verification_area": roc.area()}
+    if FALSE_MATCHES * len(labels) < FEWEST_FALSE:
+        return found, 1.0
+    threshold = roc.threshold(FALSE_MATCHES)
+    return found | {"verification_matches": roc.matches(threshold)}, round(threshold, 4)
 
 
 def _nearest_images(images: Dataset, vectors: Tensor) -> Sheet:

@@ -174,11 +174,7 @@ class Family(Learner):
     """A generative model: a learner that also samples images."""
 
     lends: ClassVar[str] = ""
-    """The direct child whose `features(images)` a learner of recognition can continue from; "" for none.
-
-    Its last layer is called `last` or `head` and is not part of the features, a map `[n, c, h, w]` or vectors
-    `[n, c]`.
-    """
+    """The name of the network that `lent` returns, by default of a direct child; "" for none."""
 
     has_prior: ClassVar[bool] = True
     """False for a first stage, whose `sample` decodes random codes.
@@ -198,6 +194,16 @@ class Family(Learner):
         "train for longer, raise training.ema_half_life_images or lower optimizer.learning_rate"
     )
     """What to change when the samples have other colours than the images, as the end of a sentence."""
+
+    def lent(self) -> nn.Module | None:
+        """Return the network from which learners of recognition can continue.
+
+        None if there is none. Its `features(images)` are a map `[n, c, h, w]` or vectors `[n, c]`. A last
+        layer that is called `last` or `head` is not part of them. If they cannot be computed on PyTorch's
+        device "meta", its `feature_channels` says c.
+        """
+        found: nn.Module | None = getattr(self, self.lends) if self.lends else None
+        return found
 
     def sample(self, condition: Condition, *, seeds: Sequence[int], **options: Any) -> Tensor:
         """Sample one image per seed.

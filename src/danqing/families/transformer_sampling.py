@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from danqing.families import word_attention
 from danqing.families.abilities import ComparesCodes, OnStep
 from danqing.families.base import Batch, Condition, Learner, bytes_of, nats_to_bits_per_dim
+from danqing.families.code_features import CodeFeatures
 from danqing.families.decoding import OnCodes, Sampling, write, write_in_parallel
 from danqing.families.masked_order import known_when_written, spread
 from danqing.families.transformer import TransformerConfig as TransformerConfig
@@ -40,6 +41,10 @@ class TransformerFamily(TransformerLearner):
     """A transformer of either order, as it samples."""
 
     chunk = 32  # a step costs little more than of 16
+    lends = "encoder"
+
+    def lent(self) -> CodeFeatures:
+        return CodeFeatures(self)
 
     @classmethod
     def variants(cls) -> Mapping[str, type[Learner]]:

@@ -66,4 +66,5 @@ def trunk_parameter_kind(name: str, parameter: nn.Parameter) -> ParameterKind:
     """Return how an optimiser treats a parameter: trunks hold matrices."""
     if parameter.dim() < 2 or "weight" not in name:
         return "other"
-    return "matrix" if name.startswith(_HIDDEN) else "weight"
+    is_hidden = name.startswith(_HIDDEN) and "embedding" not in name
+    return "matrix" if is_hidden else "weight"

@@ -22,6 +22,8 @@ _FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 """The files that are downloaded: configuration, weights, and what a tokenizer may need."""
 
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, ImportError)
+_IDEOGRAPHS = "\u2e80"
+"""From this character on, scripts have no spaces between words."""
 _BIT_OF_EVERYTHING = "Two  RED hearts, déjà-vu\u0301 №12.5% (x_y) 红心☆ ❤️\tthe end's"
 
 
@@ -61,6 +63,34 @@ class Pretrained:
             return torch.zeros(0, self.width)
         states: Tensor = network(input_ids=torch.tensor([ids], device=device)).last_hidden_state[0]
         return states.float().cpu()
+
+    def words(self, text: str) -> list[tuple[str, list[int]]]:
+        """Return the words of a text with the rows of their tokens.
+
+        What the tokenizer adds belongs to no word. Raises TextError where a tokenizer does not say where its
+        tokens are.
+        """
+        tokenizer = self._loaded[0]
+        if not tokenizer.is_fast:
+            raise TextError(
+                f"The tokenizer of {self._encoder} does not say where its tokens are in a text: use an "
+                "encoder that comes with a tokenizer.json."
+            )
+        options = {"truncation": True, "max_length": self._limit(tokenizer)}
+        spans = tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]
+        found, end = list[tuple[str, list[int]]](), 0
+        for row, (first, last) in enumerate(spans):
+            piece = text[first:last].strip()
+            if not piece:
+                continue
+            begins = text.index(piece, first)
+            if not found or text[end:begins].strip() != text[end:begins] or piece[0] >= _IDEOGRAPHS:
+                found.append((piece, [row]))
+            else:
+                word, rows = found[-1]
+                found[-1] = (word + piece, [*rows, row])
+            end = begins + len(piece)
+        return found
 
     def measure(self, text: str, length: int) -> tuple[int, int]:
         """Return how many tokens a text has, and how many are read.

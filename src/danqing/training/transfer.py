@@ -57,10 +57,13 @@ class Source:
     def weights(self) -> dict[str, Tensor]:
         """Return the weights by name, with those that only a run keeps.
 
-        A discriminator is not in a model folder, but in the checkpoints of its run.
+        A discriminator is not in a model folder, but in the checkpoints of its run. What a family lends has
+        its weights under the name by which it is lent, too.
         """
         state = dict(self.learner.state_dict())
         lends = self.learner.lends if isinstance(self.learner, Family) else ""
+        if isinstance(self.learner, Family) and (lent := self.learner.lent()) is not None:
+            state |= lent.state_dict(prefix=f"{lends}.")
         folder = Path(self.model)
         run = RunFolder(folder if (folder / "config.toml").exists() else folder.parent)
         is_of_run = folder in (run.path, run.model)
@@ -132,10 +135,15 @@ class Source:
 
 
 def _lender(config: FamilyConfig) -> dict[str, Any]:
-    """Return the plain settings of a generative model without what it took from its data but the shape."""
-    shape = {"family", "width", "height", "channels"}
-    bare = {name: field.get_default() for name, field in type(config).model_fields.items()}
-    bare = {name: bare[name] for name in config.from_data - shape if name in bare}
+    """Return the plain settings of a generative model without what it took from its data but the shape.
+
+    Its tokenizer stays. It reads no captions, whose vocabulary belongs to its data.
+    """
+    kept = {"family", "width", "height", "channels", "tokenizer"}
+    defaults = {name: field.get_default() for name, field in type(config).model_fields.items()}
+    bare = {name: defaults[name] for name in config.from_data - kept if name in defaults}
+    if config.reads_text:
+        bare["conditional"] = False
     return config.model_copy(update=bare).model_dump(mode="json", exclude_none=True)
 
 

@@ -22,7 +22,10 @@ from danqing.families.word_attention import _text_weights, _weights
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
 from danqing.nets.flow.blocks import TextAttention, normalize
+from danqing.recognition.explain.of_generator import reads_words, word_heats
 from danqing.text import bpe
+from danqing.text.pretrained import Pretrained
+from tests.tiny_encoders import written
 
 SIZE = {"width": 8, "height": 8, "channels": 1}
 CAPTIONS = ("a red apple", "two blue cats", "a green tree on a hill")
@@ -85,6 +88,33 @@ def test_a_page_explains_the_labels_of_files(tmp_path: Path, picture: Path) -> N
     assert page.count("data:image/png") == sum(map(len, section.rows))
 
 
+def test_a_detector_shows_why_the_surest_place_has_a_class() -> None:
+    model = Recognizer(built(family="detector", features=8, blocks=0, box_classes=["cat", "dog"]))
+    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    found = dq.explain(model, images, label="dog")
+    assert [section.title for section in found.sections] == ["image 0", "image 1"]
+    logits, _ = model.learner.found(images)
+    scores = {
+        name: round(float(logits[0, :, place].amax().sigmoid()), 6)
+        for place, name in enumerate(["cat", "dog"])
+    }
+    assert found.sections[0].values["labels"] == pytest.approx(scores, abs=1e-6)
+    assert "dog" in found.sections[0].values["explained"]
+    assert {figure.caption.split(": ")[-1] for figure in found.sections[0].rows[0][1:]} == {
+        *("integrated gradients", "hiding")
+    }
+
+
+def test_a_model_that_reads_codes_is_explained_without_gradients_by_pixels() -> None:
+    lender = {"family": "transformer", "order": "masked", "layers": 2, "features": 16, "heads": 2, **SIZE}
+    trunk = {"net": "lent", "lender": lender}
+    model = Recognizer(built(family="classifier", labels=["left", "right"], **trunk))
+    found = dq.explain(model, torch.rand(1, 1, 8, 8) * 2 - 1)
+    captions = [figure.caption.split(": ")[-1] for figure in found.sections[0].rows[0][1:]]
+    assert captions == ["Grad-CAM", "hiding"]
+    assert any("pass" in note and "gradients" in note for note in found.notes)
+
+
 def test_what_a_model_cannot_explain_is_refused_with_a_reason(picture: Path) -> None:
     with pytest.raises(ConfigError, match="choose one of left, right"):
         dq.explain(classifier(), picture, label="middle")
@@ -136,6 +166,19 @@ def test_words_are_shown_over_samples(family: str) -> None:
     assert found.sum(1).max() <= 1 + 1e-5
     section = dq.explain(model, prompt="a red apple").sections[0]
     assert [figure.caption for figure in section.rows[0]] == ["the sample", "a", "red", "apple"]
+
+
+def test_words_of_a_pretrained_encoder_are_shown_too(tmp_path: Path) -> None:
+    folder, _ = written("t5", tmp_path)
+    encoder = Pretrained(str(folder), 8)
+    facts = {"width": encoder.width, "sha256": encoder.sha256}
+    text = {"encoder": str(folder), "length": 8}
+    net = {"net": "dit", "patch": 2, "widths": (16,), "layers": 1, "heads": 2}
+    model = Model(built(family="flow", condition="text", text=text, text_facts=facts, **net))
+    assert reads_words(model)
+    heats = word_heats(model, torch.rand(1, 1, 8, 8) * 2 - 1, "two red hearts", [0])
+    assert [heat.name for heat in heats[0]] == ["two", "red", "hearts"]
+    assert Pretrained(str(folder), 3).words("a red  heart") == [("a", [0]), ("red", [1])], "cut, with its end"
 
 
 def test_the_observed_weights_give_what_the_layers_give() -> None:

@@ -87,7 +87,11 @@ def grad_cam(
     signed: keep what speaks against the output, which the paper leaves out.
     """
     maps: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+
+    def keep(_module: torch.nn.Module, _inputs: object, output: Tensor) -> None:
+        maps.append(output if output.requires_grad else output.requires_grad_())
+
+    hook = layer.register_forward_hook(keep)
     try:
         with torch.inference_mode(mode=False), torch.enable_grad():
             values = _chosen(outputs(images.clone().requires_grad_()), columns)
@@ -98,6 +102,15 @@ def grad_cam(
     heat = (weights * maps[0].detach()).sum(1, keepdim=True)
     heat = heat if signed else heat.clamp_min(0)
     return F.interpolate(heat.float(), images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def passes_gradients(outputs: Outputs, images: Tensor) -> bool:
+    """Return whether outputs have gradients by the pixels of images.
+
+    The codes of a tokenizer have none.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        return outputs(images.detach().clone().requires_grad_()).requires_grad
 
 
 def _gradient(outputs: Outputs, images: Tensor, columns: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from danqing.recognition.explain.model_directions import (
 from danqing.recognition.explain.units import dissect, layers_with_maps, maps_of
 from danqing.requested import image_seeds
 from danqing.text.bpe import BytePairs
+from danqing.text.pretrained import Pretrained
 
 UNITS = 8
 _DISTANCES = (-3.0, -1.5, 0.0, 1.5, 3.0)
@@ -152,7 +153,7 @@ def reads_words(model: Model) -> bool:
     family, config = model.family, model.family.config
     if not isinstance(family, AttendsToWords) or not isinstance(config, ReadsText) or not config.reads_text:
         return False
-    return config.text_facts is not None and bool(config.text_facts.bpe)
+    return config.text_facts is not None
 
 
 def _reader(model: Model) -> AttendsToWords:
@@ -195,11 +196,12 @@ def _chosen_layer(layers: dict[str, int], wanted: str | None) -> str:
 
 
 def _words_of(config: FamilyConfig, prompt: str) -> list[tuple[str, list[int]]]:
-    """Return the words of a prompt with the places of their tokens; raises ConfigError."""
+    """Return the words of a prompt with the places of their tokens; raises TextError."""
     assert isinstance(config, ReadsText)
     facts = config.text_facts
-    if facts is None or not facts.bpe:
-        raise ConfigError("Words are shown for models with byte pairs alone: this one reads hidden states.")
+    assert facts is not None
+    if not facts.bpe:
+        return Pretrained(config.text.encoder, config.text.length, sha256=facts.sha256).words(prompt)
     found: list[tuple[str, list[int]]] = []
     for place, token in enumerate(BytePairs(facts.bpe).tokens(prompt)[: config.text.length]):
         if not found or token.startswith(" ") or not token.isascii():

@@ -1,6 +1,6 @@
-"""Why a model gives an image a label: three ways of looking at its pixels."""
+"""Why a model gives an image a label or finds an object in it: three ways of looking at its pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,16 @@ from torch import Tensor, nn
 from danqing.errors import ConfigError
 from danqing.images import to_uint8
 from danqing.learners.abilities import Classifies, Segments
+from danqing.learners.detector import Detector
 from danqing.model.recognizer import Recognizer
 from danqing.names import match
-from danqing.recognition.explain.attribution import Outputs, grad_cam, integrated_gradients, occlusion
+from danqing.recognition.explain.attribution import (
+    Outputs,
+    grad_cam,
+    integrated_gradients,
+    occlusion,
+    passes_gradients,
+)
 from danqing.recognition.explain.findings import Figure, Section
 from danqing.recognition.explain.heat import Heat, overlay
 
@@ -35,11 +42,15 @@ def explain_images(
     """
     outputs, classes = _outputs(recognizer)
     wanted = None if label is None else _column(label, classes)
-    layer = _last_map(recognizer.learner)
+    layer, has_gradients = _last_map(recognizer.learner), passes_gradients(outputs, images[:1])
     notes = [] if layer is not None else ["Grad-CAM needs a classifier with a trunk: it is left out."]
+    if not has_gradients:
+        notes.append(
+            "Integrated gradients need a model that passes gradients to its images: they are left out."
+        )
     with torch.no_grad():
         logits = torch.cat([outputs(part) for part in images.split(16)]).float().cpu()
-    shares = recognizer.probabilities_of(logits)
+    shares = _shares(recognizer, logits)
     sections = []
     for row, name in enumerate(names):
         order = logits[row].argsort(descending=True).tolist()
@@ -47,7 +58,8 @@ def explain_images(
         said = ", ".join(f"{classes[each]} {shares[row, each]:.1%}" for each in order[:3])
         image = images[row : row + 1]
         pixels = to_uint8(image).numpy()[0]
-        rows = [_row(outputs, image, pixels, classes[each], each, layer) for each in columns]
+        heats = [_heats(outputs, image, each, layer, has_gradients) for each in columns]
+        rows = [_row(pixels, classes[each], one) for each, one in zip(columns, heats, strict=True)]
         values = {
             "labels": {classes[each]: round(float(shares[row, each]), 6) for each in order[:5]},
             "explained": [classes[each] for each in columns],
@@ -70,7 +82,7 @@ def label_heats(recognizer: Recognizer, image: Tensor, label: str | None = None)
     with torch.no_grad():
         logits = outputs(image).float().cpu()
     wanted = [] if label is None else [_column(label, classes)]
-    shares = recognizer.probabilities_of(logits)[0]
+    shares = _shares(recognizer, logits)[0]
     found = []
     for column in dict.fromkeys([int(logits[0].argmax()), *wanted]):
         heat = _hiding(outputs, image, column) if layer is None else _grad_cam(outputs, image, column, layer)
@@ -78,22 +90,22 @@ def label_heats(recognizer: Recognizer, image: Tensor, label: str | None = None)
     return found
 
 
-def _row(
-    outputs: Outputs,
-    image: Tensor,
-    pixels: NDArray[np.uint8],
-    name: str,
-    column: int,
-    layer: nn.Module | None,
-) -> list[Figure]:
-    """The image, and the heat of one of its outputs by each method."""
-    columns = torch.tensor([column], device=image.device)
-    heats: list[tuple[str, Tensor]] = []
+def _heats(
+    outputs: Outputs, image: Tensor, column: int, layer: nn.Module | None, has_gradients: bool
+) -> dict[str, Tensor]:
+    """The heat of one of an image's outputs, by the name of the method."""
+    columns, heats = torch.tensor([column], device=image.device), dict[str, Tensor]()
     if layer is not None:
-        heats.append(("Grad-CAM", _grad_cam(outputs, image, column, layer)))
-    heats.append(("integrated gradients", integrated_gradients(outputs, image, columns)[0]))
-    heats.append(("hiding", _hiding(outputs, image, column)))
-    shown = [Figure(overlay(pixels, heat), f"{name}: {title}") for title, heat in heats]
+        heats["Grad-CAM"] = _grad_cam(outputs, image, column, layer)
+    if has_gradients:
+        heats["integrated gradients"] = integrated_gradients(outputs, image, columns)[0]
+    heats["hiding"] = _hiding(outputs, image, column)
+    return heats
+
+
+def _row(pixels: NDArray[np.uint8], name: str, heats: Mapping[str, Tensor]) -> list[Figure]:
+    """The image, and the heat of one of its outputs over it."""
+    shown = [Figure(overlay(pixels, heat), f"{name}: {title}") for title, heat in heats.items()]
     return [Figure(pixels, "the image as the model sees it"), *shown]
 
 
@@ -117,9 +129,19 @@ def _outputs(recognizer: Recognizer) -> tuple[Outputs, tuple[str, ...]]:
     if isinstance(learner, Segments):
         segmenter = learner
         return lambda images: segmenter.mask_logits(images).mean((2, 3)), learner.classes
+    if isinstance(learner, Detector):
+        detector = learner
+        return lambda images: detector.found(images)[0].amax(1), learner.classes  # the surest place
     raise ConfigError(
         "This model gives images no labels, so there is nothing to explain: train one with --task classify."
     )
+
+
+def _shares(recognizer: Recognizer, logits: Tensor) -> Tensor:
+    """Return the probability of each label, or the score of the surest object of each class."""
+    if isinstance(recognizer.learner, Detector):
+        return logits.sigmoid()
+    return recognizer.probabilities_of(logits)
 
 
 def _column(label: str, classes: Sequence[str]) -> int:
