@@ -7,7 +7,7 @@ from typing import Any
 
 from danqing.data import tables
 from danqing.errors import DataError
-from danqing.text_encoding import decode_text
+from danqing.text_encoding import decode_text, lines_of
 
 
 def read_captions(path: str | Path) -> dict[str, str]:
@@ -43,7 +43,7 @@ def read_captions(path: str | Path) -> dict[str, str]:
 def _rows(path: Path, text: str) -> Iterable[Mapping[str, Any]]:
     if path.suffix.lower() in (".csv", ".tsv"):
         return tables.csv_rows(str(path), text)
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = [json.loads(line) for line in lines_of(text) if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is not an object")
     return rows
