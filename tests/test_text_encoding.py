@@ -43,8 +43,10 @@ def test_every_reader_takes_what_windows_calls_unicode(tmp_path: Path, name: str
 def test_no_reader_takes_other_encodings_for_text(tmp_path: Path, name: str, encoding: str) -> None:
     path = tmp_path / name
     path.write_bytes((READERS[name][0] + "红心").encode(encoding))
-    with pytest.raises(DanqingError):
+    with pytest.raises(DanqingError) as caught:
         READERS[name][1](path)
+    assert "UTF-8" in str(caught.value)
+    assert "codec" not in str(caught.value)
 
 
 def test_text_in_utf_16_without_its_mark_is_not_taken_for_utf_8() -> None:

@@ -22,6 +22,15 @@ def decode_text(content: bytes) -> str:
     return text
 
 
+def why_unreadable(error: Exception) -> str:
+    """Return in words why a text file cannot be read, from what opening, decoding or parsing it raised."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8, so save it as UTF-8"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
+
+
 def lines_of(text: str) -> list[str]:
     """Return the lines of a text, which only line feeds and carriage returns end.
 
