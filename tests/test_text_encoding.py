@@ -1,5 +1,6 @@
 """Text files as the editors, spreadsheets and shells of several systems write them."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from danqing.data.clean_list import read_clean_list
 from danqing.data.shards.captions import read_captions
 from danqing.errors import DanqingError
 from danqing.service import settings
-from danqing.text_encoding import decode_text
+from danqing.service.training.set_folder import Change, NewImage, SetFolder
+from danqing.text_encoding import decode_text, lines_of
 from danqing.training.config_reading import read_toml
 from danqing.trust.phrases import PhraseList
 
@@ -41,10 +43,38 @@ def test_every_reader_takes_what_windows_calls_unicode(tmp_path: Path, name: str
 def test_no_reader_takes_other_encodings_for_text(tmp_path: Path, name: str, encoding: str) -> None:
     path = tmp_path / name
     path.write_bytes((READERS[name][0] + "红心").encode(encoding))
-    with pytest.raises(DanqingError):
+    with pytest.raises(DanqingError) as caught:
         READERS[name][1](path)
+    assert "UTF-8" in str(caught.value)
+    assert "codec" not in str(caught.value)
 
 
 def test_text_in_utf_16_without_its_mark_is_not_taken_for_utf_8() -> None:
     with pytest.raises(UnicodeDecodeError, match="zero byte"):
         decode_text("red".encode("utf-16-le"))
+
+
+SEPARATORS = ["\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"]
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path, separator: str) -> None:
+    text = f"one{separator}line"
+    assert lines_of(f"{text}\r\n{text}\r{text}\n\n") == [text, text, text, ""]
+    assert lines_of("") == []
+    path = tmp_path / "prompts.txt"
+    path.write_text(f"{text}\n")
+    assert [row.prompt for row in read(path, PromptRow(None, 1, 0, {}))] == [text]
+    assert read_lines(path) == [text]
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text(json.dumps({"file_name": "a.png", "text": text}, ensure_ascii=False) + "\n")
+    assert read_captions(captions) == {"a.png": "one line"}
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+def test_a_caption_with_a_separator_does_not_break_its_data_set(tmp_path: Path, separator: str) -> None:
+    folder = SetFolder(tmp_path)
+    folder.create()
+    folder.add([NewImage("a.png", b"", ".png"), NewImage("b.png", b"", ".png")])
+    folder.change([Change("000001.png", text=f"one{separator}line")])
+    assert [entry.text for entry in folder.entries()] == [f"one{separator}line", ""]

@@ -70,7 +70,7 @@ def labels(config: HasConditions, label: Label, seeds: Sequence[int], draw: Draw
     """
     if not config.labels:
         if label is not None:
-            advice = "describe the image by prompt=..." if config.reads_text else "leave the label out"
+            advice = "describe the image by a prompt" if config.reads_text else "leave the label out"
             raise ConfigError(f"This model was trained without labels: {advice}.")
         return None
     if label is None:
@@ -104,7 +104,7 @@ def texts(config: HasConditions, prompt: Prompt, seeds: Sequence[int]) -> tuple[
     if not config.reads_text:
         if prompt is not None:
             reads = (
-                f"reads labels and not text: choose one by label=... ({_some(config.labels)})"
+                f"reads labels and not text: choose a label ({_some(config.labels)})"
                 if config.labels
                 else "reads neither text nor labels: leave the prompt out"
             )

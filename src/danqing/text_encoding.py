@@ -1,4 +1,4 @@
-"""The encoding of text files that people write: UTF-8, or what Windows calls Unicode."""
+"""Text files that people write: their encoding, UTF-8 or what Windows calls Unicode, and their lines."""
 
 import codecs
 
@@ -20,3 +20,21 @@ def decode_text(content: bytes) -> str:
     if (place := content.find(b"\0")) >= 0 and encoding == "utf-8-sig":
         raise UnicodeDecodeError("utf-8", content, place, place + 1, "zero byte")
     return text
+
+
+def why_unreadable(error: Exception) -> str:
+    """Return in words why a text file cannot be read, from what opening, decoding or parsing it raised."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8, so save it as UTF-8"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, which only line feeds and carriage returns end.
+
+    `str.splitlines` also cuts at separators such as U+2028, which texts and strings of JSON may contain.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]

@@ -114,6 +114,10 @@ def test_sample_paints_grids_and_files(place: Path, trained: dict[str, object]) 
     danqing(place, *words[:2], "-n", "5", *words[4:], "--each", "many", "--format", "png")
     few, many = sorted((place / "few").iterdir()), sorted((place / "many").iterdir())
     assert [file.read_bytes() for file in few] == [file.read_bytes() for file in many[:2]]
+    _, stderr = danqing(place, *words[:2], "-n", "2", *words[4:], "--each", "many", "--format", "png")
+    assert "many also holds 3 images that were there before" in stderr
+    _, stderr = danqing(place, *words[:2], "-n", "2", *words[4:], "--each", "few", "--format", "png")
+    assert "were there before" not in stderr
 
 
 def test_an_option_of_the_wrong_kind_is_refused(place: Path, trained: dict[str, object]) -> None:

@@ -201,7 +201,7 @@ MISTAKES = [
     (("--prompt", "a", "--prompts", "x.txt"), "Give --prompt or --prompts, not both"),
     (("--prompts", "/no/such.txt"), "/no/such.txt cannot be read"),
     (("--prompt", "a", "--set", "guidance=2"), "does not know the option 'guidance'"),
-    (("--label", "cat"), "describe the image by prompt=..."),
+    (("--label", "cat"), "describe the image by a prompt"),
     (("--expand", "http://localhost:1/v1"), "give --prompt or --prompts with --expand"),
     (("--prompt", "a", "--expand", "localhost"), "is not the address of a chat endpoint"),
     (("--prompt", "x" * 12), "--prompt has 13 tokens, and this model reads 12: shorten it"),

@@ -62,6 +62,11 @@ def test_every_template_is_specific_enough_to_be_recognized():
             assert is_specific(english) or not placeholders(english), f"{file.name}: {english}"
 
 
+def test_no_message_asks_a_command_line_for_an_argument_of_python(templates):
+    told = [english for found in templates.values() for english in found if re.search(r"\w=\.\.\.", english)]
+    assert not told
+
+
 def test_options_and_commands_in_translations_stay_as_they_are():
     option = re.compile(r"--[a-z][a-z-]+")
     for file in extract.catalogue_file("zh", "").parent.glob("*.po"):

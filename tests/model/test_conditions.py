@@ -105,11 +105,11 @@ def test_without_a_prompt_each_seed_draws_a_caption_of_its_own() -> None:
         (
             LABELS,
             {"prompt": "a cat"},
-            r"This gan reads labels and not text: choose one by label=... \(cat, dog\)",
+            r"This gan reads labels and not text: choose a label \(cat, dog\)",
         ),
         (NEITHER, {"prompt": "a cat"}, "reads neither text nor labels: leave the prompt out"),
         (NEITHER, {"prompt": ""}, "reads neither text nor labels"),
-        (TEXT, {"label": "cat"}, "trained without labels: describe the image by prompt=..."),
+        (TEXT, {"label": "cat"}, "trained without labels: describe the image by a prompt"),
         (NEITHER, {"label": "cat"}, "trained without labels: leave the label out"),
         (TEXT, {"prompt": ["a", "b", "c"]}, "Give one prompt, or one per image: there are 3 for 2 images"),
         (TEXT, {"prompt": ["a", 7]}, "A prompt is a text, not 7"),

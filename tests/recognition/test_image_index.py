@@ -1,6 +1,7 @@
 """An index of images: built, brought up to date, searched by images and words, and shown."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,23 @@ def test_an_update_adds_what_is_new_and_removes_what_is_gone(photos: Path, tmp_p
     assert [set(one) for one in ours] == [set(one) for one in theirs]
     with pytest.raises(SearchError, match="built with encoder pixels, not hed"):
         dq.index(photos, tmp_path / "index", encoder="hed")
+
+
+def test_an_index_follows_images_that_were_moved(photos: Path, tmp_path: Path) -> None:
+    dq.index(photos, tmp_path / "index", encoder="pixels")
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    with pytest.raises(SearchError, match="built with data"):  # the old place still has its images
+        dq.index(other, tmp_path / "index", encoder="pixels")
+    photos.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="no longer at"):
+        ImageIndex.load(tmp_path / "index").pictures(["cat/1.png"])
+    (tmp_path / "strange").mkdir()
+    picture(99).save(tmp_path / "strange" / "unknown.png")
+    with pytest.raises(SearchError, match="built with data"):
+        dq.index(tmp_path / "strange", tmp_path / "index", encoder="pixels")
+    assert dq.index(tmp_path / "moved", tmp_path / "index", encoder="pixels").changed == (0, 0, ())
+    assert set(ImageIndex.load(tmp_path / "index").pictures(["cat/1.png"])) == {"cat/1.png"}
 
 
 def test_an_interrupted_build_goes_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

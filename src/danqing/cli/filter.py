@@ -8,7 +8,7 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.errors import ConfigError
-from danqing.text_encoding import decode_text
+from danqing.text_encoding import decode_text, lines_of, why_unreadable
 
 if TYPE_CHECKING:
     from danqing.evaluation.false_positives import Rate, ScoredImages
@@ -75,11 +75,9 @@ def _check_prompts(settings: Any, path: Path, lines: dict[str, Any], payload: di
     if chosen is None:
         raise ConfigError("The filters have no phrase lists: add lists under [prompts], or omit --prompts.")
     try:
-        given = [line for line in decode_text(path.read_bytes()).splitlines() if line.strip()]
+        given = [line for line in lines_of(decode_text(path.read_bytes())) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"The prompts in {path} cannot be read ({error}): give a UTF-8 text file."
-        ) from error
+        raise ConfigError(f"The prompts in {path} cannot be read: {why_unreadable(error)}.") from error
     (rate, found), (low, _) = (blocked_prompts(chosen, given, level) for level in ("auto", "low"))
     shown = [f"prompt {number}: {reason}" for number, reason in found[:_SHOWN]]
     lines["Prompts"] = "\n  ".join([_in_words(rate, low), *shown])

@@ -11,7 +11,7 @@ from danqing.cli import output
 from danqing.cli.arguments import DeviceOption, parse_size
 from danqing.cli.database import ConfigOption, DatabaseOption, DataOption, chosen
 from danqing.errors import ConfigError
-from danqing.text_encoding import decode_text
+from danqing.text_encoding import decode_text, lines_of
 
 if TYPE_CHECKING:
     from danqing.service.judging.judge import Judging
@@ -121,7 +121,7 @@ def read_lines(path: Path) -> list[str]:
     """Return the lines of a file of prompts; raises ConfigError where there are none."""
     lines: list[str] = []
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        lines = [line.strip() for line in decode_text(path.read_bytes()).splitlines() if line.strip()]
+        lines = [line.strip() for line in lines_of(decode_text(path.read_bytes())) if line.strip()]
     if not lines:
         raise ConfigError(f"{path} has no prompts: write one to each line, in UTF-8.")
     return lines

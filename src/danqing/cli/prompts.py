@@ -13,7 +13,7 @@ from danqing.cli.arguments import parse_value
 from danqing.data.tables import delimiter_of, plain_header
 from danqing.errors import ConfigError
 from danqing.names import match
-from danqing.text_encoding import decode_text
+from danqing.text_encoding import decode_text, lines_of
 
 if TYPE_CHECKING:
     from danqing.compress.runtime import RuntimeModel
@@ -97,7 +97,7 @@ def read(
     else:
         found = (
             (f"{path}, line {number}", {"prompt": line.strip()})
-            for number, line in enumerate(content.splitlines(), start=1)
+            for number, line in enumerate(lines_of(content), start=1)
             if line.strip()
         )
     rows = [_row(values, default, where, attributes, needs_prompt) for where, values in found]

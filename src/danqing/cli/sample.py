@@ -162,6 +162,8 @@ def sample(
         raise DanqingError(
             f"The images cannot be written ({error.strerror or error}): choose another --out or --each."
         ) from error
+    if each is not None:
+        _say_what_else_is_in(each, files)
     count = sum(map(len, painted))
     payload = {
         "images": count,
@@ -184,6 +186,18 @@ def sample(
         "Seed": seed if is_picked else None,
     }
     output.result(payload, output.facts(facts), as_json=as_json)
+
+
+def _say_what_else_is_in(each: Path, files: Sequence[Sequence[Path]]) -> None:
+    """Say how many older images a folder holds: whoever reads the folder gets them too."""
+    from danqing.image_files.formats import is_image_name
+
+    own = {path.name for paths in files for path in paths}
+    others = sum(1 for path in each.iterdir() if is_image_name(path.name) and path.name not in own)
+    if others:
+        progress.say(
+            output.printable(f"{each} also holds {others:,} images that were there before."), style="yellow"
+        )
 
 
 def _loaded(model: str, marks: MarkSettings, adapters: Sequence[str]) -> "Model | RuntimeModel":

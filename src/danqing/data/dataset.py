@@ -176,7 +176,7 @@ class Dataset:
             wanted = indices.numpy() if isinstance(indices, Tensor) else np.asarray(indices, np.int64)
             return self.sources.images(wanted * len(self.sources) // len(self))
         if not self.has_pairs:
-            raise DataError(f"{self.info.name} holds no pairs: declare them with pairs=...")
+            raise DataError(f"{self.info.name} holds no pairs: declare them when you open it.")
         return torch.from_numpy(eight_bits(self._store.images(self._places(indices), side=1)))
 
     @property

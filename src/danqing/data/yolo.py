@@ -9,6 +9,7 @@ from danqing.data import tables
 from danqing.data.boxes import Objects
 from danqing.errors import DataError
 from danqing.names import normalized
+from danqing.text_encoding import lines_of
 
 CLASS_FILES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml", "classes.txt", "obj.names")
 """Files that name the classes, the first of which counts."""
@@ -44,7 +45,7 @@ def are_boxes(files: Sequence[TextFile], read: Callable[[str], bytes]) -> bool:
     """Decide from a sample whether text files hold boxes."""
     step = max(1, len(files) // _SAMPLE)
     texts = [read(file.place).decode("utf-8", "replace") for file in files[::step][: 2 * _SAMPLE]]
-    lines = [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for text in texts for line in lines_of(text) if line.strip()]
     return bool(texts) and all(_LINE.fullmatch(line) for line in lines)
 
 
@@ -56,7 +57,7 @@ def read_boxes(place: str, content: bytes, names: Sequence[str]) -> Objects:
     names: of the classes; a number beyond them is its own name. Raises DataError.
     """
     found, boxes = list[str](), list[tuple[float, float, float, float]]()
-    for number, line in enumerate(tables.decoded_text(place, content).splitlines(), start=1):
+    for number, line in enumerate(lines_of(tables.decoded_text(place, content)), start=1):
         if not line.strip():
             continue
         try:
@@ -88,7 +89,7 @@ def class_names(others: Iterable[str], read: Callable[[str], bytes]) -> tuple[st
         place = next((other for other in others if posixpath.basename(other).lower() == name), None)
         if place is not None:
             text = tables.decoded_text(place, read(place))
-            names = _of_yaml(text) if name.endswith(("yaml", "yml")) else text.splitlines()
+            names = _of_yaml(text) if name.endswith(("yaml", "yml")) else lines_of(text)
             if names := [normalized(one) for one in names]:
                 while names and not names[-1]:
                     names.pop()
@@ -98,7 +99,7 @@ def class_names(others: Iterable[str], read: Callable[[str], bytes]) -> tuple[st
 
 def _of_yaml(text: str) -> list[str]:
     """Return the value of `names`: a list or a table of numbers and names, on one line or several."""
-    lines = iter(text.splitlines())
+    lines = iter(lines_of(text))
     rest = next((line.partition(":")[2] for line in lines if re.match(r"names\s*:", line)), None)
     if rest is None:
         return []

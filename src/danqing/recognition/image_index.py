@@ -187,12 +187,32 @@ class ImageIndex:
 
         Those that are no longer there are left out. Raises DataError where the data is not there.
         """
+        if self._is_left():
+            raise DataError(
+                f"The images of {self.folder} are no longer at {self.facts.data}: run danqing index with "
+                f"their new place and --out {self.folder}."
+            )
         source = NamedSource(self.facts.data, self.facts.spec, split=self.facts.split)
         return {
             name: pixels
             for part in source.read(names)
             for name, pixels in zip(part.names, part.images.numpy(), strict=True)
         }
+
+    def follow(self, data: str, split: str) -> None:
+        """Take another place for the images if they have left theirs, and some of them are there.
+
+        The next update saves it.
+        """
+        if data == self.facts.data or not self._is_left():
+            return
+        if {*self.looks.ids} & {*NamedSource(data, self.facts.spec, split=split).names()}:
+            self.facts = self.facts.model_copy(update={"data": data})
+            self.looks.facts = self.facts.model_dump(mode="json")
+
+    def _is_left(self) -> bool:
+        """Return whether a folder or file held the images and no longer exists."""
+        return Path(self.facts.data).is_absolute() and not Path(self.facts.data).exists()
 
     def update(self, *, on_progress: ProgressCallback | None = None) -> Change:
         """Add images that are new, remove those that are gone, and save.
@@ -294,7 +314,8 @@ def index(
     images are read at; None takes that of the model, or the images' own up to 128 pixels. text: whether it
     should also be searched by words, which are learned from the captions of the data. on_progress: receives
     (done, total, what).
-    Images that cannot be read are left out; `ImageIndex.changed` names them.
+    Images that cannot be read are left out; `ImageIndex.changed` names them. If the images were moved, `data`
+    is their new place.
     Raises SearchError where `out` holds an index that was built otherwise, DataError and EvaluationError.
     """
     folder = Path(out)
@@ -304,6 +325,7 @@ def index(
         data = Path(data).expanduser().resolve()
     if index_files.exists(folder):
         found = ImageIndex.load(folder)
+        found.follow(str(data), split)
         found.check(str(data), split, encoder, size, text)
     else:
         opened = open_encoder(encoder, device=device)

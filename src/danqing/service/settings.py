@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from danqing.errors import ConfigError, explain
 from danqing.pipelines.sources import split_source
-from danqing.text_encoding import decode_text
+from danqing.text_encoding import decode_text, why_unreadable
 from danqing.trust.filter_settings import FilterSettings
 from danqing.trust.settings import MarkSettings
 
@@ -316,7 +316,7 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
+        raise ConfigError(f"The configuration {path} cannot be read: {why_unreadable(error)}.") from error
     folder = path.parent
     if isinstance(models := values.get("models"), dict):
         values["models"] = {name: _from(folder, model) for name, model in models.items()}

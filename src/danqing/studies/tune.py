@@ -125,7 +125,9 @@ def tune(
         "space": config_reading.read_toml(Path(space)),
     }
     with study_folder.locked(folder, "search"):
-        study_folder.settle(folder, "search", asked)
+        study_folder.settle(
+            folder, "search", asked, free={"data"}
+        )  # the fingerprints say whether it is the same
         (folder / "trials").mkdir(exist_ok=True)
         atomic.write_text(folder / "base.toml", wanted.to_toml())
         task = {"data": source, "config": str((folder / "base.toml").resolve()), "device": device}

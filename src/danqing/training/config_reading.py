@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from danqing import presets
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class
-from danqing.text_encoding import decode_text
+from danqing.text_encoding import decode_text, why_unreadable
 from danqing.training.config import RunConfig, flat
 from danqing.training.config_sections import (
     SHARED,
@@ -102,7 +102,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"The configuration {path} cannot be read: {error}.") from error
+        raise ConfigError(f"The configuration {path} cannot be read: {why_unreadable(error)}.") from error
 
 
 def parse(values: Mapping[str, Any]) -> RunConfig:

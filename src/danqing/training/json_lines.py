@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from danqing.errors import TrainingError
+from danqing.text_encoding import lines_of
 
 
 class AppendedLines:
@@ -43,7 +44,7 @@ class AppendedLines:
         os.truncate(self.path, length)
 
     def read(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in lines_of(self.path.read_text(encoding="utf-8"))]
 
     def close(self) -> None:
         self._file.close()

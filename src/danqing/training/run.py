@@ -27,6 +27,7 @@ from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.recognition.first_look import first_look
+from danqing.text_encoding import lines_of
 from danqing.training import adapting, generated, measured_runs, private_rules, pseudo_labels, sharding
 from danqing.training.command import command_line, in_one_word
 from danqing.training.config import RunConfig
@@ -343,7 +344,7 @@ def read_run(path: str | Path) -> Run:
     folder.check_format()
     if "progress" not in facts:
         raise TrainingError(f"{path} is not a run folder.")
-    lines = folder.log_file.read_text(encoding="utf-8").splitlines() if folder.log_file.exists() else []
+    lines = lines_of(folder.log_file.read_text(encoding="utf-8")) if folder.log_file.exists() else []
     return Run(
         folder=folder.path,
         status=facts["status"],

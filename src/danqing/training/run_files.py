@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from danqing.text_encoding import lines_of
+
 
 def read_text(path: Path) -> str:
     """Return the text of a file; "" if it cannot be read."""
@@ -30,7 +32,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def parse_lines(content: str) -> list[dict[str, Any]]:
     """Return the objects in JSON lines, without broken lines."""
     lines = []
-    for text in content.splitlines():
+    for text in lines_of(content):
         try:
             line = json.loads(text)
         except ValueError:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from danqing.errors import ConfigError, explain
-from danqing.text_encoding import decode_text
+from danqing.text_encoding import decode_text, why_unreadable
 from danqing.trust import nsfw
 from danqing.trust.filters import Filters, ImageFilter, PromptFilter, Scorer, Thresholds
 from danqing.trust.phrases import PhraseList
@@ -97,7 +97,7 @@ class FilterSettings(_Section):
         try:
             found = cls.model_validate(tomllib.loads(decode_text(path.read_bytes())))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
+            why = why_unreadable(error)
             raise ConfigError(f"The filters in {path} cannot be read ({why}): correct the file.") from error
         except ValidationError as error:
             raise ConfigError(f"The filters in {path} are not valid: {explain(error)}") from error

@@ -182,6 +182,30 @@ def test_it_reads_well_at_every_width_in_light_and_dark(
     assert trouble == []
 
 
+def test_a_proxy_may_offer_the_service_below_a_path_of_its_own(browser: Browser, service: Running) -> None:
+    below = f"{service.url}/tools/danqing"
+    with browser.new_context() as context:
+        context.route(
+            f"{below}/**",
+            lambda route: route.continue_(url=route.request.url.replace("/tools/danqing", "", 1)),
+        )
+        page, trouble = visit(context, f"{below}/#/paint", ready="#page-paint:not([hidden])")
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        for name in ("gallery", "edit", "explore", "account"):
+            if page.locator(f'#menu a[href="#/{name}"]').count():
+                page.click(f'#menu a[href="#/{name}"]')
+                page.wait_for_selector(f"#page-{name}:not([hidden])")
+        page.click('a[data-t="docs"]')
+        page.click("text=To the start page")
+        page.wait_for_selector("#page-paint:not([hidden])")
+        page.goto(f"{below}/judge")
+        page.wait_for_selector("#desk")
+    assert not trouble
+    assert asked
+    assert not [address for address in asked if not address.startswith((below, "blob:", "data:"))]
+
+
 def test_samples_are_given_by_name_alone(service: Running) -> None:
     picture = httpx.get(f"{service.url}/models/vae/samples.png")
     assert picture.headers["content-type"] == "image/png"
@@ -195,7 +219,7 @@ def test_its_files_are_small_compressed_and_kept_by_browsers(service: Running) -
     page = httpx.get(service.url)
     assert page.headers["content-encoding"] == "gzip"
     assert httpx.get(service.url, headers={"if-none-match": page.headers["etag"]}).status_code == 304
-    (base,) = set(re.findall(r"/studio/[0-9a-f]{20}(?=/)", page.text))
+    (base,) = {f"/{found}" for found in re.findall(r'(?<=")studio/[0-9a-f]{20}(?=/)', page.text)}
     folder = Path(studio_page.__file__).with_name("studio")
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.js")]
     total = int(page.headers["content-length"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from danqing.data import tables
 from danqing.errors import DataError
-from danqing.text_encoding import decode_text
+from danqing.text_encoding import decode_text, lines_of, why_unreadable
 
 
 def read_captions(path: str | Path) -> dict[str, str]:
@@ -20,10 +20,10 @@ def read_captions(path: str | Path) -> dict[str, str]:
     try:
         text = decode_text(path.read_bytes())
         rows = list(_rows(path, text))
-    except OSError as error:
-        raise DataError(f"The captions {path} cannot be read ({error.strerror or error}).") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The captions {path} cannot be read ({why_unreadable(error)}).") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"The captions {path} are not JSON lines or CSV in UTF-8 ({error}).") from error
+        raise DataError(f"The captions {path} are not JSON lines or CSV ({error}).") from error
     headers = list(dict.fromkeys(header for row in rows for header in row))
     columns = tables.find_columns(headers)
     if columns.file is None or columns.caption is None:
@@ -43,7 +43,7 @@ def read_captions(path: str | Path) -> dict[str, str]:
 def _rows(path: Path, text: str) -> Iterable[Mapping[str, Any]]:
     if path.suffix.lower() in (".csv", ".tsv"):
         return tables.csv_rows(str(path), text)
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    rows = [json.loads(line) for line in lines_of(text) if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line is not an object")
     return rows

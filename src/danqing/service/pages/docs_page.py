@@ -72,7 +72,7 @@ def _lines(document: Schema) -> Iterator[str]:
     yield f"<p>{_prose(info['description'])}</p>"
     yield (
         "<p>Where the service has keys, send one as <code>Authorization: Bearer KEY</code>. The same as an "
-        "OpenAPI document: <a href='/openapi.json'>/openapi.json</a>. <a href='/'>To the start page.</a></p>"
+        "OpenAPI document: <a href='openapi.json'>/openapi.json</a>. <a href='./'>To the start page.</a></p>"
     )
     yield "<nav>"
     for method, path, _ in routes:

@@ -132,7 +132,7 @@ def _studio() -> _Studio:
     files = {name: _file(content, _KINDS[Path(name).suffix]) for name, content in contents.items()}
     whole = {
         address: _file(
-            text.replace("{base}", f"/studio/{version}").replace("{modules}", modules).encode(),
+            text.replace("{base}", f"studio/{version}").replace("{modules}", modules).encode(),
             "text/html; charset=utf-8",
         )
         for address, text in pages.items()

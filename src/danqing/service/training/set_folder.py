@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from danqing import atomic
 from danqing.data.clean_list import CleanRow, write_clean_list
+from danqing.text_encoding import lines_of
 
 Choice = Literal["keep", "drop"]
 
@@ -170,7 +171,7 @@ class SetFolder:
 
     def _rows(self) -> list[dict[str, str]]:
         try:
-            lines = self._table.read_text(encoding="utf-8").splitlines()
+            lines = lines_of(self._table.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return []
         return [{"label": "", "text": "", **json.loads(line)} for line in lines]

@@ -1,6 +1,9 @@
 /* Requests to the service. */
 import { t } from "./words.js";
 
+/* The address of a path of the service, which a proxy may offer below a path of its own. */
+export const at = (path) => new URL(`.${path}`, document.baseURI).href;
+
 /* Sign this browser in; the key itself is kept nowhere. */
 export const signIn = async (key) =>
   (await call("/v1/session", { method: "POST", headers: { authorization: `Bearer ${key}` } })).json();
@@ -9,7 +12,7 @@ export const signIn = async (key) =>
 export async function call(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(at(path), options);
   } catch (error) {
     throw error.name === "AbortError" ? error : new Error(t("unreachable"));
   }

@@ -1,5 +1,5 @@
 /* What is behind a picture: the training images most like it, and maps of what counts in it. */
-import { bytesOf, get, post } from "./api.js";
+import { at, bytesOf, get, post } from "./api.js";
 import { el, show } from "./dom.js";
 import { number, t } from "./words.js";
 
@@ -69,7 +69,7 @@ export function findings(context, picture, asked) {
     const { data } = await (await untilRead(() => post(`/v1/runs/${id}/nearest`, sent, { signal }), signal)).json();
     const figures = data.map((one) => {
       const distance = number(one.distance, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
-      return figure(`/v1/runs/${id}/images/${one.image}/thumbnail`, t("explore.trained", { name: one.source }), t("explore.distance", { name: one.label || one.caption || one.source, distance }));
+      return figure(at(`/v1/runs/${id}/images/${one.image}/thumbnail`), t("explore.trained", { name: one.source }), t("explore.distance", { name: one.label || one.caption || one.source, distance }));
     });
     return { figures, said: t("explore.nearestFound", { n: figures.length }) };
   }

@@ -1,5 +1,5 @@
 /* The gallery: all pictures of this key, searched, rated, put into albums, downloaded and deleted. */
-import { call, get, post, seedOf, send } from "./api.js";
+import { at, call, get, post, seedOf, send } from "./api.js";
 import { $, el, remember, remembered, show } from "./dom.js";
 import { openPicture } from "./lightbox.js";
 import { virtualGrid } from "./virtual_grid.js";
@@ -112,9 +112,9 @@ export function mount(container, context) {
   /* one picture */
 
   async function enlarge(index) {
-    let at = index;
+    let place = index;
     const about = (item) => ({
-      src: `/v1/gallery/${item.number}/file`, alt: item.title || t("gallery_untitled"), title: item.title || t("gallery_untitled"), crisp: Math.max(item.width, item.height) <= 160,
+      src: at(`/v1/gallery/${item.number}/file`), alt: item.title || t("gallery_untitled"), title: item.title || t("gallery_untitled"), crisp: Math.max(item.width, item.height) <= 160,
       facts: `${item.model} · ${item.width} × ${item.height} · ${t("gallery_seed", { seed: seedOf(item.settings.request) })} · ${new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "short" }).format(new Date(item.created_at * 1000))}`,
       actions: [
         { node: stars(item) },
@@ -122,17 +122,17 @@ export function mount(container, context) {
         item.settings.endpoint === "generations" && { label: t("gallery_settings"), run: () => context.go("paint", { request: item.settings.request }) },
         { label: t("gallery_similar"), run: () => set({ like: item.number }) },
         context.has("edit") && { label: t("gallery_edit"), run: async () => context.go("edit", { image: await (await call(`/v1/gallery/${item.number}/file`)).blob(), name: item.title }) },
-        { label: t("gallery_save"), href: `/v1/gallery/${item.number}/file`, download: `${item.model}-${item.number}.${item.media_type.split("/")[1]}` },
+        { label: t("gallery_save"), href: at(`/v1/gallery/${item.number}/file`), download: `${item.model}-${item.number}.${item.media_type.split("/")[1]}` },
         { label: t("gallery_delete"), run: () => remove([item.number]) },
       ].filter(Boolean),
     });
-    const dialog = openPicture(about(await grid.item(at)), async (way) => {
-      const item = await grid.item(at + way);
+    const dialog = openPicture(about(await grid.item(place)), async (way) => {
+      const item = await grid.item(place + way);
       if (!item) return null;
-      at += way;
+      place += way;
       return about(item);
     });
-    dialog.addEventListener("close", () => grid.focus(at));
+    dialog.addEventListener("close", () => grid.focus(place));
   }
 
   async function change(item, body) {

@@ -1,5 +1,5 @@
 /* The sessions in which this key may judge, and for administrators what the votes say. */
-import { get } from "./api.js";
+import { at, get } from "./api.js";
 import { $, el, show } from "./dom.js";
 import { addWords, number, t } from "./words.js";
 import words from "./words/judge.js";
@@ -19,7 +19,7 @@ export function mount(container, context) {
     $("judge-sessions").replaceChildren(...sessions.map((one) => el("section", { class: "panel" },
       el("h2", {}, one.question || t("judge_sessionTitle")),
       el("p", { class: "quiet" }, one.state === "open" ? t("judge_yours", one) : t("judge_closedState")),
-      one.state === "open" && el("p", { class: "below" }, el("a", { class: "button", href: `/judge#session=${one.id}` }, t("judge_start"))),
+      one.state === "open" && el("p", { class: "below" }, el("a", { class: "button", href: at(`/judge#session=${one.id}`) }, t("judge_start"))),
       results.has(one.id) && standings(results.get(one.id)))));
   }
 

@@ -1,4 +1,5 @@
 /* The request in the form as code in three languages. */
+import { at } from "./api.js";
 import { $, el } from "./dom.js";
 import { t } from "./words.js";
 
@@ -60,7 +61,7 @@ export function codeSection() {
       button.tabIndex = button.textContent === tab ? 0 : -1;
     }
     code.setAttribute("aria-labelledby", `tab-${tab}`);
-    code.textContent = CODE[tab](body, `${location.origin}/v1`, key);
+    code.textContent = CODE[tab](body, at("/v1"), key);
   }
 
   return { node, draw };

@@ -1,5 +1,5 @@
 /* The shell: which page is open, in which language and light, and who is signed in. */
-import { get, signIn } from "./api.js";
+import { at, get, signIn } from "./api.js";
 import { $, el, remember, remembered, show } from "./dom.js";
 import { PAGES } from "./pages.js";
 import { addWords, language, locale, speak, t, translate } from "./words.js";
@@ -127,7 +127,7 @@ function draw() {
 }
 
 async function look() {
-  const ready = await fetch("/readyz").then((answer) => answer.ok, () => false);
+  const ready = await fetch(at("/readyz")).then((answer) => answer.ok, () => false);
   $("state").className = `state ${ready ? "ready" : "down"}`;
   $("state").textContent = t(ready ? "ready" : "down");
 }

@@ -1,5 +1,5 @@
 /* The runs of the page that trains: their curves and samples as they form, and what can be done with them. */
-import { get, post, send } from "./api.js";
+import { at, get, post, send } from "./api.js";
 import { $, el, show } from "./dom.js";
 import { mainCurve, plot } from "./train_curves.js";
 import { number, t } from "./words.js";
@@ -96,7 +96,7 @@ export function runList(context) {
       ["queued", "running"].includes(told.state) && ["stop", () => act(told, "POST", "stop")],
       ["stopped", "failed"].includes(told.state) && ["resume", () => act(told, "POST", "resume")],
       told.state === "finished" && !told.model && ["serve", () => act(told, "POST", "service", { name: told.name })],
-      told.model && ["paint", () => location.assign("/#/paint")],
+      told.model && ["paint", () => location.assign(at("/#/paint"))],
       told.model && ["withdraw", () => act(told, "DELETE", "service")],
       ["delete", () => { if (confirm(t("train_sureRun"))) act(told, "DELETE", ""); }],
     ].filter(Boolean);
@@ -105,7 +105,7 @@ export function runList(context) {
     const had = place.contains(document.activeElement);
     place.dataset.key = key;
     place.replaceChildren(...wanted.map(([word, run]) => el("button", { class: "button small", type: "button", "aria-label": `${t(`train_${word}`)}: ${told.name}`, click: run }, t(`train_${word}`))));
-    if (told.progress.report) place.append(el("a", { class: "button small", href: `/v1/runs/${told.id}/report`, target: "_blank", rel: "noopener", "aria-label": `${t("train_report")}: ${told.name}` }, t("train_report")));
+    if (told.progress.report) place.append(el("a", { class: "button small", href: at(`/v1/runs/${told.id}/report`), target: "_blank", rel: "noopener", "aria-label": `${t("train_report")}: ${told.name}` }, t("train_report")));
     if (had) place.firstElementChild?.focus();
   }
 
@@ -124,7 +124,7 @@ export function runList(context) {
     const name = told.progress.samples.at(-1);
     if (!name) return [];
     const images = number(Number.parseInt(name, 10));
-    return [el("img", { src: `/v1/runs/${told.id}/samples/${name}`, alt: t("train_samples", { name: told.name, images }), class: "crisp" })];
+    return [el("img", { src: at(`/v1/runs/${told.id}/samples/${name}`), alt: t("train_samples", { name: told.name, images }), class: "crisp" })];
   }
 
   function drawCompared() {

@@ -1,5 +1,5 @@
 /* The data sets of the page that trains: uploaded, looked through, edited. */
-import { get, post, send } from "./api.js";
+import { at, get, post, send } from "./api.js";
 import { $, el, remember, remembered, show } from "./dom.js";
 import { chosen, dropped, upload } from "./train_upload.js";
 import { bytes, number, t } from "./words.js";
@@ -179,7 +179,7 @@ export function dataSets(context, onChange) {
     use.checked = image.decision === "keep";
     const label = text("label", 100, "label");
     const node = el("li", { class: `train-image${use.checked ? "" : " out"}` },
-      el("img", { src: `/v1/datasets/${id}/images/${image.image}/thumbnail`, alt: what, loading: "lazy" }),
+      el("img", { src: at(`/v1/datasets/${id}/images/${image.image}/thumbnail`), alt: what, loading: "lazy" }),
       el("label", { class: "check small" }, use, t("train_used")),
       image.finding && el("p", { class: "small train-finding" }, image.finding),
       image.suggested && image.suggested !== image.label && el("button", { class: "button small", type: "button", click: () => { label.value = image.suggested; change(image, { label: image.suggested }); } }, t("train_suggest", { label: image.suggested })),
