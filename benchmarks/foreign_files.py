@@ -253,7 +253,9 @@ def uploads(folder: Path) -> Parser:
 
     def read(content: bytes) -> None:
         try:
-            read_about(content.decode("utf-8", "replace"))
+            if content.startswith(b"{"):
+                read_about(content.decode("utf-8", "replace"))
+                return
             unpacked_bytes([content], limits)
             read_upload([content], [], limits)
             for name in archives.contents(content, limits).pictures:
