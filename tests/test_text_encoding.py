@@ -15,6 +15,7 @@ from danqing.service import settings
 from danqing.service.training.set_folder import Change, NewImage, SetFolder
 from danqing.text_encoding import decode_text, lines_of
 from danqing.training.config_reading import read_toml
+from danqing.trust.filter_settings import FilterSettings
 from danqing.trust.phrases import PhraseList
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
@@ -27,6 +28,21 @@ READERS: dict[str, tuple[str, Callable[[Path], object], object]] = {
     "run.toml": ('family = "gan" # 红心\r\n', read_toml, {"family": "gan"}),
     "service.toml": ("port = 8 # 红心\r\n", settings.read, {"port": 8}),
 }
+
+
+@pytest.mark.parametrize("read", [read_toml, settings.read, FilterSettings.read])
+def test_values_that_no_parser_takes_are_an_error_in_one_sentence(
+    read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    for value, why in (("[" * 5000, "nested too deeply"), ("9" * 5000, "5000 digits")):
+        (tmp_path / "a.toml").write_text(f"a = {value}")
+        with pytest.raises(DanqingError, match=why):
+            read(tmp_path / "a.toml")
+
+
+def test_a_model_whose_name_no_file_can_have_is_kept_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(f'[models]\na = "{"b" * 5000}"\n')
+    assert settings.read(tmp_path / "a.toml")["models"] == {"a": "b" * 5000}
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -1,6 +1,8 @@
 """Text files that people write: their encoding, UTF-8 or what Windows calls Unicode, and their lines."""
 
 import codecs
+import tomllib
+from typing import Any
 
 _MARKS = (
     *((mark, "utf-32") for mark in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),  # before those of UTF-16,
@@ -38,3 +40,14 @@ def lines_of(text: str) -> list[str]:
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
+
+
+def decode_toml(content: bytes) -> dict[str, Any]:
+    """Decode the values of a TOML file, in the encodings of `decode_text`.
+
+    Raises ValueError, also for values that are nested too deeply.
+    """
+    try:
+        return tomllib.loads(decode_text(content))
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -25,6 +25,8 @@ from danqing.names import first_few
 
 MAX_HEADER_BYTES = 100_000_000
 _ALIGNED = 64
+_MOST_VALUES = 2**58
+"""Values of a tensor; the bytes of more than these cannot be counted in 64 bits."""
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -252,12 +254,12 @@ def _header(source: Path | InMemory) -> tuple[dict[str, _Entry], int]:
         raise ModelError(f"{source.name} is not a safetensors file (its header is no JSON).") from error
     try:
         entries = {
-            name: _Entry(
-                str(entry["dtype"]), [int(side) for side in entry["shape"]], *map(int, entry["data_offsets"])
-            )
+            name: _Entry(str(entry["dtype"]), _shape(entry["shape"]), *_counts(entry["data_offsets"]))
             for name, entry in header.items()
             if name != "__metadata__"
         }
+        if any(entry.start > entry.end for entry in entries.values()):
+            raise ValueError("a tensor that ends before it begins")
         end = max((entry.end for entry in entries.values()), default=0)
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"{source.name} is not a safetensors file (its header has other fields).") from error
@@ -271,6 +273,22 @@ def _header(source: Path | InMemory) -> tuple[dict[str, _Entry], int]:
             f"{source.name} is cut short ({size} of {8 + length + end} bytes): get a whole copy."
         )
     return entries, 8 + length
+
+
+def _counts(values: Any) -> list[int]:
+    """Return whole numbers from 0; raises ValueError for anything else."""
+    counts = list(values)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("not whole numbers")
+    return counts
+
+
+def _shape(sides: Any) -> list[int]:
+    """Return the shape of a tensor; raises ValueError for what no tensor can have."""
+    shape = _counts(sides)
+    if math.prod(max(1, side) for side in shape) > _MOST_VALUES:
+        raise ValueError("too many values")
+    return shape
 
 
 @contextlib.contextmanager

@@ -82,6 +82,22 @@ def test_paths_that_lead_out_of_a_zip_lead_nowhere(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip"]
 
 
+def test_a_member_of_a_zip_without_a_name_is_counted_and_ignored(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", png(0))
+        archive.writestr("x", b"")
+        archive.filelist[1].filename = archive.filelist[1].orig_filename = ""
+    dataset = open_dataset(tmp_path / "a.zip")
+    assert len(dataset) == 1
+
+
+@pytest.mark.parametrize("damage", [b"PK\5\6" + b"\xff" * 18, b"PK\1\2" * 12 + b"PK\5\6" + bytes(18), b""])
+def test_a_zip_with_a_damaged_directory_is_a_data_error(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "a.zip").write_bytes(damage)
+    with pytest.raises(DataError, match=r"cannot be read as a zip archive|holds no files"):
+        open_dataset(tmp_path / "a.zip")
+
+
 def test_a_damaged_member_of_a_zip_is_skipped_and_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "pictures", [f"{number:02d}.png" for number in range(30)])
     path = zipped(folder, tmp_path / "a.zip", method=zipfile.ZIP_STORED)

@@ -117,6 +117,20 @@ def tamper_header(folder):
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
 
 
+def tamper_entry(**values):
+    """Another entry for the first tensor in the header of the weights."""
+
+    def tamper(folder):
+        content = (folder / "model.safetensors").read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:end])
+        header[first(header.keys() - {"__metadata__"})].update(values)
+        text = json.dumps(header).encode()
+        (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+
+    return tamper
+
+
 def tamper_tensors(change):
     def tamper(folder):
         tensors = load_file(folder / "model.safetensors")
@@ -180,6 +194,12 @@ def first(tensors):
         (tamper_tokenizer(8, depth=200), "that this version knows"),
         (tamper_tokenizer(4096, depth=1), "4,194,304 codes, too many"),
         (tamper_header, "no JSON"),
+        (tamper_entry(shape=[-1]), "other fields"),
+        (tamper_entry(shape=[float("inf")]), "other fields"),
+        (tamper_entry(shape=[2**62, 2**62, 0]), "other fields"),
+        (tamper_entry(shape=["3"]), "other fields"),
+        (tamper_entry(data_offsets=[8, 4]), "other fields"),
+        (tamper_entry(data_offsets=[0, 10**400]), r"other fields|cut short"),
         (lambda f: (f / "config.json").write_text("[" * 100_000), "cannot be read"),
         (lambda f: (f / "config.json").unlink(), "is not a model folder"),
     ],

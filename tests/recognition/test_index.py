@@ -1,5 +1,6 @@
 """The index of vectors: exact whatever the data, and its files never lose or invent a row."""
 
+import json
 import os
 from pathlib import Path
 
@@ -208,6 +209,46 @@ def test_a_damaged_index_is_not_read(spoil, message: str, tmp_path: Path) -> Non
     spoil(tmp_path / "rows-1.safetensors")
     with pytest.raises(SearchError, match=message):
         VectorIndex.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("rows-1.json", lambda words: "[" * 100_000, "is damaged"),
+        ("rows-1.json", lambda words: {**words, "ids": [1] * 10}, "does not name each row"),
+        ("index.json", lambda head: {**head, "deleted": [2**70]}, "is damaged"),
+        ("index.json", lambda head: {**head, "next_serial": 10**400}, "is damaged"),
+        ("index.json", lambda head: {**head, "files": [{**head["files"][0], "rows": 2**62}]}, "is damaged"),
+    ],
+)
+def test_an_index_with_impossible_values_is_not_read(name: str, change, message: str, tmp_path: Path) -> None:
+    filled(10).save(tmp_path)
+    changed = change(json.loads((tmp_path / name).read_text()))
+    (tmp_path / name).write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    with pytest.raises(SearchError, match=message):
+        VectorIndex.load(tmp_path)
+
+
+def test_a_graph_of_a_stranger_is_not_followed_out_of_its_file(tmp_path: Path) -> None:
+    """Native code that reads it would end the process, or give away what is in memory."""
+    index = filled(300, dimensions=4)
+    index.accelerate(above=1)
+    index.save(tmp_path)
+    (path,) = tmp_path.glob("graph-*")
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    begin = 8 + 300 * 8 + 64 + 40 + 600  # after the vectors, both heads and the levels
+    nowhere = content[: begin + 14] + b"\xff" * 4 + content[begin + 18 :]
+    for damaged in (nowhere, content[:begin] + content[begin + 1 :], content[:-4], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(SearchError, match="is damaged"):
+            VectorIndex.load(tmp_path)
+    for place in rng.integers(0, len(content), 150):
+        path.write_bytes(content[:place] + rng.bytes(2) + content[place + 2 :])
+        try:
+            found = VectorIndex.load(tmp_path).search(vectors(1, 4), 3)
+        except SearchError:
+            continue
+        assert len(found[0]) <= 3
 
 
 def test_vectors_that_would_break_the_bounds_are_not_read(tmp_path: Path) -> None:

@@ -359,6 +359,16 @@ def test_a_new_run_takes_the_free_cores_and_an_old_one_its_own(pictures, tmp_pat
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"\xae", b"[3]", b"[" * 100_000, b'{"progress": {}}', b'{"progress": [], "status": "finished"}'],
+)
+def test_a_damaged_run_json_is_an_error_in_one_sentence(content, tmp_path):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"run\.json is damaged"):
+        run_module.read_run(tmp_path)
+
+
 def test_a_run_reads_back_from_its_folder(pictures, tmp_path):
     run = train(pictures, tmp_path / "run")
     assert run_module.read_run(tmp_path / "run") == run

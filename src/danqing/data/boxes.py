@@ -100,7 +100,7 @@ def objects_of_cell(cell: Any, class_names: Sequence[str] = ()) -> Objects:
         if len(names) != len(boxes) or any(len(box) != 4 for box in boxes):
             raise ValueError
         sides = [(left, top, left + width, top + height) for left, top, width, height in boxes]
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DataError(
             "Its objects cannot be read: give 'bbox', a list of [left, top, width, height], and 'category', "
             "a list of as many names."

@@ -36,7 +36,7 @@ def read_coco(place: str, content: bytes) -> Coco | None:
         return None
     try:
         return _read(found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{place} cannot be read as COCO annotations ({type(error).__name__}: {error}): give each image "
             "an id and a file_name, and each annotation an image_id, a category_id and a bbox of 4 numbers."

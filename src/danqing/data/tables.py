@@ -270,6 +270,8 @@ def _json_rows(place: str, content: bytes) -> list[dict[str, Any]] | None:
     return None
 
 
-def _stylegan_rows(labels: Any) -> list[dict[str, Any]]:
+def _stylegan_rows(labels: Any) -> list[dict[str, Any]] | None:
     pairs = list(labels.items()) if isinstance(labels, Mapping) else labels or []
+    if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) for pair in pairs):
+        return None  # labels of something else
     return [{"file_name": str(pair[0]), "label": pair[1]} for pair in pairs if len(pair) == 2]

@@ -28,7 +28,7 @@ class Zip:
         self.path = path
         try:
             self._archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
+        except Exception as error:  # zipfile raises anything on a damaged directory
             raise DataError(f"{path} cannot be read as a zip archive: {error}.") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
         self.notes: list[str] = []
@@ -36,7 +36,7 @@ class Zip:
         by_raw: dict[bytes, zipfile.ZipInfo] = {}
         known: dict[bytes, str] = {}
         for info in self._archive.infolist():
-            if info.is_dir():
+            if info.filename.endswith("/"):  # `is_dir` fails for a name without letters
                 continue
             raw, text = _name(info)
             if text is not None:

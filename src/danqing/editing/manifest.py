@@ -95,5 +95,5 @@ def _read(path: Path) -> Iterator[Record]:
     for line in path.read_bytes().split(b"\n"):
         try:
             yield Record(**json.loads(line.decode("utf-8", "surrogateescape")))
-        except (ValueError, TypeError):  # the last line of a killed process; its output was not written
-            continue
+        except (ValueError, TypeError, RecursionError):
+            continue  # the last line of a killed process; its output was not written

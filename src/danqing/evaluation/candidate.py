@@ -197,7 +197,7 @@ def _run_preparation(folder: Path | None) -> dict[str, Any]:
         section, size = config.get("data", {}), config.get("size")
         chosen = {name: section[name] for name in _PREPARATION if name in section}
         return chosen | {"size": None if size is None else (int(size[0]), int(size[1]))}
-    except (OSError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise EvaluationError(
             f"{file} cannot be read ({error}): evaluate a copy of its model folder."
         ) from error

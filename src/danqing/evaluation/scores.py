@@ -131,7 +131,7 @@ def read(path: Path) -> list[Score]:
     try:
         found: Sequence[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         return [Score.model_validate(_finite_or_nan(one)) for one in found]
-    except (OSError, ValueError, AttributeError, TypeError, ValidationError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, ValidationError, RecursionError) as error:
         raise DataError(
             f"{path} does not hold scores that this version can read: move it away, and evaluate again."
         ) from error

@@ -242,7 +242,7 @@ def _stored(path: Path) -> dict[str, Any] | None:
         scores = [
             Score.model_validate({k: v for k, v in one.items() if k != "text"}) for one in told["scores"]
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} cannot be read: delete it, and the submission is judged again.") from error
     return {**told, "scores": scores}
 

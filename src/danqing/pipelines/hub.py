@@ -1,11 +1,10 @@
 """Brings the files of a pipeline from a hub into its cache: only those that are read, and no code."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from danqing.errors import ModelError
-from danqing.pipelines.layout import INDEX, wanted
+from danqing.pipelines.layout import read_index, wanted
 
 ERRORS = (OSError, ValueError)
 """What the client of the hub raises: all of its own errors are derived from these."""
@@ -21,7 +20,7 @@ def fetch_pipeline(repo_id: str, snapshot: Path, revision: str | None, variant: 
     from huggingface_hub.errors import GatedRepoError
 
     try:
-        index = json.loads((snapshot / INDEX).read_text(encoding="utf-8"))
+        index = read_index(snapshot, snapshot.parent.parent)
         files = wanted(_listed(repo_id, snapshot, revision), index, variant)
         commit = snapshot.name
         return Path(snapshot_download(repo_id, revision=commit, allow_patterns=files))

@@ -115,6 +115,14 @@ def read_layout(folder: Path, *, within: Path | None = None, name: str = "", var
     return Layout(folder, name or folder.resolve().name, kind, components, settings)
 
 
+def read_index(folder: Path, within: Path | None = None) -> dict[str, Any]:
+    """Return the content of `model_index.json`; raises ModelError.
+
+    within: as of `read_layout`.
+    """
+    return _Places(folder, within or folder).json(INDEX)
+
+
 def wanted(names: Iterable[str], index: Mapping[str, Any], variant: str = "") -> list[str]:
     """Return which files of a repository a pipeline is loaded from.
 

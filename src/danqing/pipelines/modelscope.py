@@ -22,7 +22,7 @@ import filelock
 from danqing import atomic
 from danqing.data.cache import default_folder
 from danqing.errors import ModelError
-from danqing.pipelines.layout import INDEX, wanted
+from danqing.pipelines.layout import INDEX, read_index, wanted
 from danqing.pipelines.sources import MODELSCOPE
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -30,7 +30,7 @@ _REVISION = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _TIMEOUT = 60
 _MOST = 50_000_000
 """Bytes of a list of files."""
-_FAILURES = (OSError, http.client.HTTPException, ValueError, KeyError, TypeError)
+_FAILURES = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError)
 
 
 def fetch(source: str, revision: str | None, variant: str, others: Sequence[str]) -> Path:
@@ -64,7 +64,7 @@ def _bring(name: str, branch: str, folder: Path, variant: str, others: Sequence[
     index: Mapping[str, Any] = {}
     if INDEX in listed:
         _fetch(name, branch, INDEX, listed[INDEX], folder)
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = read_index(folder)
     files = wanted(listed, index, variant) if index else [file for file in others if file in listed]
     for file in files:
         _fetch(name, branch, file, listed[file], folder)

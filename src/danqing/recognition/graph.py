@@ -11,6 +11,7 @@ from torch import Tensor
 from danqing import atomic
 from danqing.errors import SearchError
 from danqing.progress import ProgressCallback
+from danqing.recognition import graph_file
 
 _NEIGHBOURS, _BUILD_WIDTH, _LEAST_WIDTH = 16, 128, 128
 """Links of a vector, and how many vectors are looked at when it is linked, and when one is searched for."""
@@ -81,9 +82,9 @@ class Graph:
         """Read a graph; raise SearchError where it is damaged."""
         graph = cls(dimensions, covers)
         try:
-            graph._index.load(path.read_bytes())
+            content = path.read_bytes()
+            graph_file.check(content, dimensions, covers, _NEIGHBOURS)
+            graph._index.load(content)
         except (OSError, ValueError, RuntimeError) as error:
             raise SearchError(f"{path} is damaged ({error}): build the index again.") from error
-        if graph._index.ndim != dimensions:
-            raise SearchError(f"{path} links vectors of other dimensions: build the index again.")
         return graph

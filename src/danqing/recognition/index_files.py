@@ -8,7 +8,7 @@ left out when their file is rewritten. `index.json` is replaced last: a writer t
 import itertools
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import filelock
 import torch
@@ -22,6 +22,8 @@ from danqing.version import __version__
 FORMAT = 1
 """It increases when an older version could no longer read a new index."""
 _HEAD = "index.json"
+_MOST = 2**38
+"""Rows that an index ever had; the bytes of more, at most dimensions, cannot be counted in 64 bits."""
 
 
 class RowsFile(BaseModel):
@@ -33,8 +35,8 @@ class RowsFile(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str = Field(pattern="^rows-[0-9]{1,12}$")
-    rows: int = Field(ge=1)
-    last: int = Field(ge=0)
+    rows: int = Field(ge=1, le=_MOST)
+    last: int = Field(ge=0, lt=_MOST)
 
 
 class GraphFile(BaseModel):
@@ -46,7 +48,7 @@ class GraphFile(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str = Field(pattern="^graph-[0-9]{1,12}$")
-    covers: int = Field(ge=1)
+    covers: int = Field(ge=1, le=_MOST)
 
 
 class Head(BaseModel):
@@ -63,9 +65,9 @@ class Head(BaseModel):
     version: str = __version__
     generation: int = Field(0, ge=0)
     dimensions: int = Field(ge=1, le=1 << 20)
-    next_serial: int = Field(ge=0)
+    next_serial: int = Field(ge=0, le=_MOST)
     files: tuple[RowsFile, ...] = ()
-    deleted: tuple[int, ...] = ()
+    deleted: tuple[Annotated[int, Field(ge=0, lt=_MOST)], ...] = ()
     facts: dict[str, Any] = {}
     graph: GraphFile | None = None
 
@@ -219,7 +221,7 @@ def _read_rows(folder: Path, file: RowsFile, dimensions: int) -> Entries:
         tensors = weights.read(path, expected)
         words = json.loads(path.with_suffix(".json").read_bytes())
         ids, labels = words["ids"], words["labels"]
-    except (ModelError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ModelError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SearchError(f"{path} is damaged ({error}): build the index again.") from error
     if not all(
         isinstance(names, list) and len(names) == file.rows and set(map(type, names)) == {str}

@@ -1,6 +1,5 @@
 """The settings of a service: from a TOML file, then from the command line."""
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from danqing.errors import ConfigError, explain
 from danqing.pipelines.sources import split_source
-from danqing.text_encoding import decode_text, why_unreadable
+from danqing.text_encoding import decode_toml, why_unreadable
 from danqing.trust.filter_settings import FilterSettings
 from danqing.trust.settings import MarkSettings
 
@@ -312,10 +311,10 @@ def read(path: Path) -> dict[str, Any]:
     Paths in it are relative to its folder. Raises ConfigError.
     """
     try:
-        values = tomllib.loads(decode_text(path.read_bytes()))
+        values = decode_toml(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"The configuration {path} cannot be read: {why_unreadable(error)}.") from error
     folder = path.parent
     if isinstance(models := values.get("models"), dict):
@@ -356,5 +355,12 @@ def _from(folder: Path, model: Any) -> Any:
         return {**model, "path": _from(folder, model["path"])}
     if not isinstance(model, str):
         return model
-    place, _ = split_source(model) if not (folder / model).exists() else (model, {})
-    return f"{folder / place}{model[len(place) :]}" if (folder / place).exists() else model
+    place, _ = split_source(model) if not _is_there(folder / model) else (model, {})
+    return f"{folder / place}{model[len(place) :]}" if _is_there(folder / place) else model
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for a file
+        return False

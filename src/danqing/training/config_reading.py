@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from danqing import presets
 from danqing.errors import ConfigError, explain
 from danqing.families import config_class
-from danqing.text_encoding import decode_text, why_unreadable
+from danqing.text_encoding import decode_toml, why_unreadable
 from danqing.training.config import RunConfig, flat
 from danqing.training.config_sections import (
     SHARED,
@@ -98,10 +98,10 @@ def from_toml(path: Path) -> RunConfig:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the plain values of a TOML file; raises ConfigError."""
     try:
-        return tomllib.loads(decode_text(path.read_bytes()))
+        return decode_toml(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(f"There is no configuration file at {path}.") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"The configuration {path} cannot be read: {why_unreadable(error)}.") from error
 
 
@@ -227,5 +227,5 @@ def _keys(family: str) -> Iterator[str]:
 def _parse_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text

@@ -27,8 +27,15 @@ from danqing.model.model import Model
 from danqing.precision import choose_device
 from danqing.progress import Bar
 from danqing.recognition.first_look import first_look
-from danqing.text_encoding import lines_of
-from danqing.training import adapting, generated, measured_runs, private_rules, pseudo_labels, sharding
+from danqing.training import (
+    adapting,
+    generated,
+    measured_runs,
+    private_rules,
+    pseudo_labels,
+    run_files,
+    sharding,
+)
 from danqing.training.command import command_line, in_one_word
 from danqing.training.config import RunConfig
 from danqing.training.config_reading import DEFAULT_PRESET, without_auto
@@ -338,13 +345,21 @@ def _compared(
 
 
 def read_run(path: str | Path) -> Run:
-    """Return the run in a folder; raises TrainingError if there is none."""
+    """Return the run in a folder; raises TrainingError if there is none, or it is damaged."""
     folder = RunFolder(path)
     facts = folder.facts()
     folder.check_format()
     if "progress" not in facts:
         raise TrainingError(f"{path} is not a run folder.")
-    lines = lines_of(folder.log_file.read_text(encoding="utf-8")) if folder.log_file.exists() else []
+    try:
+        return _run_of(folder, facts)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise folder.damaged(f"{type(error).__name__}: {error}") from error
+
+
+def _run_of(folder: RunFolder, facts: Mapping[str, Any]) -> Run:
+    """Return a run whose facts may say anything."""
+    lines = run_files.read_lines(folder.log_file)
     return Run(
         folder=folder.path,
         status=facts["status"],
@@ -352,7 +367,7 @@ def read_run(path: str | Path) -> Run:
         seconds=facts["progress"]["seconds"]
         + sum((facts.get("tokenizer") or {}).get(name, 0.0) for name in ("seconds", "codes_seconds")),
         images_per_second=facts["progress"]["images_per_second"],
-        final=json.loads(lines[-1]) if lines else {},
+        final=lines[-1] if lines else {},
         reason=facts.get("reason"),
         best=facts.get("best"),
         cost=facts.get("cost") or {},

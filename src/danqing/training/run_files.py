@@ -19,7 +19,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; empty if there is none."""
     try:
         content = json.loads(read_text(path) or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -35,7 +35,7 @@ def parse_lines(content: str) -> list[dict[str, Any]]:
     for text in lines_of(content):
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(line, dict):
             lines.append(line)

@@ -205,10 +205,23 @@ class RunFolder:
         return completed
 
     def facts(self) -> dict[str, Any]:
-        """Return what `run.json` says; empty for a new run."""
+        """Return what `run.json` says; empty for a new run.
+
+        Raises TrainingError if it is damaged.
+        """
         if not self.facts_file.exists():
             return {}
-        return dict(json.loads(self.facts_file.read_text(encoding="utf-8")))
+        try:
+            found = json.loads(self.facts_file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(error) from error
+        if not isinstance(found, dict):
+            raise self.damaged("it is no object")
+        return found
+
+    def damaged(self, why: object) -> TrainingError:
+        """Return the error for a `run.json` that this version cannot read."""
+        return TrainingError(f"{self.facts_file} is damaged ({why}): restore it, or choose another --out.")
 
     @contextlib.contextmanager
     def recording_failure(self) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """The settings of filters: a TOML file with phrase lists and classifiers."""
 
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -8,7 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from danqing.errors import ConfigError, explain
-from danqing.text_encoding import decode_text, why_unreadable
+from danqing.text_encoding import decode_toml, why_unreadable
 from danqing.trust import nsfw
 from danqing.trust.filters import Filters, ImageFilter, PromptFilter, Scorer, Thresholds
 from danqing.trust.phrases import PhraseList
@@ -95,12 +94,12 @@ class FilterSettings(_Section):
         """
         path = Path(path)
         try:
-            found = cls.model_validate(tomllib.loads(decode_text(path.read_bytes())))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            why = why_unreadable(error)
-            raise ConfigError(f"The filters in {path} cannot be read ({why}): correct the file.") from error
+            found = cls.model_validate(decode_toml(path.read_bytes()))
         except ValidationError as error:
             raise ConfigError(f"The filters in {path} are not valid: {explain(error)}") from error
+        except (OSError, ValueError) as error:
+            why = why_unreadable(error)
+            raise ConfigError(f"The filters in {path} cannot be read ({why}): correct the file.") from error
         return found._below(path.resolve().parent)
 
     def prompt_filter(self) -> PromptFilter | None:

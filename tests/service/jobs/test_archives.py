@@ -89,6 +89,17 @@ def test_a_zip_is_listed_under_limits() -> None:
         assert words in str(refused.value)
 
 
+def test_a_zip_with_a_file_without_a_name_is_rejected() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.png", b"a")
+        archive.writestr("x", b"")
+        archive.filelist[1].filename = archive.filelist[1].orig_filename = ""
+    with pytest.raises(ApiError, match="is not a path within it") as caught:
+        archives.contents(file.getvalue(), LIMITS)
+    assert caught.value.status == 400
+
+
 def test_results_have_the_names_that_commands_give_them() -> None:
     taken: set[str] = set()
     assert archives.names_of("a/b.jpg", 1, "png", taken) == ["a/b.png"]

@@ -94,7 +94,7 @@ def _over_lengths(facts: Mapping[str, Any]) -> str:
 def _scores(path: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(read_text(path) or "[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [
         score
