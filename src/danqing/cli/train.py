@@ -24,6 +24,7 @@ from danqing.cli.arguments import (
     size_and_settings,
     split_names,
 )
+from danqing.cli.exit_codes import INTERRUPTED
 from danqing.errors import ConfigError
 from danqing.quantities import duration, privacy
 from danqing.training.display import Display
@@ -31,7 +32,6 @@ from danqing.training.display import Display
 if TYPE_CHECKING:
     from danqing import Run
 
-INTERRUPTED = 130
 """The exit code after Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 IMAGE_TO_TRANSLATE = "image.png"
