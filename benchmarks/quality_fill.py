@@ -13,8 +13,9 @@ opencv-python-headless==5.0.0.93 scikit-image`), and RePaint on the same model, 
 of the mask: 250 steps, 10 resamplings of 10 steps each. RePaint fills the first --repaint images alone;
 ours on the same ones is `ours_like_repaint`. The ratios are of our distance to theirs. `changed_outside`
 counts, in so many random cases as --cases, the bytes outside of the mask that filling changed. The run and
-what each method filled are kept in FOLDER: the same command continues. --options fills a second time with
-options of `danqing fill`. `distance_of_rest` leaves out the images on which its defaults were chosen.
+what each method filled are kept in FOLDER, with a sheet: the same command continues. --options fills a
+second time with options of `danqing fill`. `distance_of_rest` leaves out the images on which its defaults
+were chosen.
 """
 
 import argparse
@@ -44,6 +45,7 @@ from danqing.families.flow_sampling import Flow
 from danqing.images import Images, to_float, to_uint8
 from danqing.model.model import Model
 from danqing.randomness import generator
+from danqing.sheet import Sheet
 
 LEAST, MOST = 0.25, 0.5
 RADIUS = 3
@@ -54,6 +56,12 @@ HELD_OUT_AT = 100_000
 TUNED_ON = 200
 """The defaults of filling were chosen on the first so many images of Fashion-MNIST."""
 Filled = tuple[np.ndarray, dict[str, Any]]
+TITLES = {
+    "biharmonic": "scikit-image, biharmonic",
+    "navier-stokes": "OpenCV, Navier-Stokes",
+    "telea": "OpenCV, Telea",
+}
+SHOWN, ENLARGED = 12, 2
 
 
 def random_masks(count: int, height: int, width: int) -> NDArray[np.bool_]:
@@ -187,6 +195,16 @@ def judged_images(data: str, size: tuple[int, int]) -> Dataset:
     return open_if_there(data, "test", size=size) or open_held(data, size=size).judged
 
 
+def sheet(strips: Mapping[str, np.ndarray]) -> Sheet:
+    """Return a sheet with a row for each method, of images on which the defaults were not chosen."""
+    first = min(TUNED_ON, len(next(iter(strips.values()))) - SHOWN)
+    rows = [
+        np.concatenate(list(images[first : first + SHOWN]), axis=1).repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        for images in strips.values()
+    ]
+    return Sheet(Images(np.stack(rows)), list(strips), columns=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -247,14 +265,18 @@ def main() -> None:
             ours, model, images, masks, names, options
         )
     distances: dict[str, list[float]] = {}
+    filled_by: dict[str, np.ndarray] = {}
     for name, make in methods.items():
         filled, facts = scoring.kept(out, name, arguments.minutes, make)
+        filled_by[name] = filled
         distances[name] = distance_inside(filled, images[: len(filled)], masks[: len(filled)])
         results[name] = {"distance_inside": round(float(np.mean(distances[name])), 4), **facts}
         if rest := distances[name][TUNED_ON:]:
             results[name]["distance_of_rest"] = round(float(np.mean(rest)), 4)
-    Images(np.where(masks[..., None], 128, images)[:100].astype(np.uint8)).save(out / "masked.png")
-    Images(images[:100]).save(out / "real.png")
+    hidden = np.where(masks[..., None], 128, images).astype(np.uint8)
+    strips = {"images": images, "with masks": hidden, "danqing fill": filled_by["ours"]}
+    strips |= {title: filled_by[name] for name, title in TITLES.items()}
+    sheet(strips).save(out / "sheet.png")
     like_repaint = float(np.mean(distances["ours"][few]))
     results["ours_like_repaint"] = round(like_repaint, 4)
     results["ratios"] = {

@@ -18,6 +18,7 @@ ROOMS = [
         "control_groups",
         "frames",
         "folder_formats",
+        "interpreter",
         "locale",
         "machine",
         "names",

@@ -1,8 +1,11 @@
 """Quantities as people write them: lengths of time, bytes, counts."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from danqing.errors import ConfigError
 
 
 def duration(seconds: float) -> str:
@@ -29,6 +32,17 @@ def memory(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.3g} TB"
+
+
+def parse_memory(text: str) -> int:
+    """Read an amount of memory, such as 1.5G or 256MiB, in bytes.
+
+    Units are decimal (k, M, G, T) or binary (MiB). Raises ConfigError for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if found is None:
+        raise ConfigError(f"{text} is not an amount of memory: write for example 1.5G, 800M or 256MiB.")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
 
 
 def number(value: float) -> str:

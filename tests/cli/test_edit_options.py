@@ -10,8 +10,8 @@ import typer
 from PIL import Image
 
 from danqing.cli import edit_options, output
-from danqing.cli.arguments import parse_memory
 from danqing.errors import ConfigError
+from danqing.quantities import parse_memory
 from tests.editing.edits import Invert
 from tests.image_files.files import file_of, photo
 
@@ -99,6 +99,8 @@ def test_a_page_compares_inputs_and_results(tmp_path: Path, capsys: pytest.Captu
     assert not page.exists()
     with pytest.raises(ConfigError, match="add --compare"):
         run(capsys, given, "--out", tmp_path / "other", "--reference", given)
+    with pytest.raises(ConfigError, match="no file or folder"):
+        run(capsys, given, "--out", tmp_path / "other", "--compare", page, "--reference", tmp_path / "none")
     assert not (tmp_path / "other").exists()
     for _ in range(2):  # the second time what was done before
         code, text, _ = run(capsys, *words, "--json")

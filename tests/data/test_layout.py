@@ -22,7 +22,7 @@ from danqing.data import DataReport, Dataset, open_dataset
 from danqing.errors import DataError, MissingSplitError
 
 from .pictures import png, write
-from .test_sources import tar_of, zipped
+from .test_sources import tar_of
 
 
 def add_up(report: DataReport) -> bool:
@@ -600,11 +600,41 @@ def test_zips_whose_compression_is_unknown_say_so(tmp_path: Path) -> None:
         open_dataset(path)
 
 
-def test_a_folder_of_zips_says_what_to_name(tmp_path: Path) -> None:
-    zipped(write(tmp_path / "in", ["0.png"]), tmp_path / "in.zip")
-    (tmp_path / "in" / "0.png").unlink()
-    with pytest.raises(DataError, match=r"holds no images \(1 .zip\): name one of the zip files"):
-        open_dataset(tmp_path)
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_table_beside_zips_describes_their_images(count: int, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for number in range(2):
+        place = folder / f"images-{number % count}.zip"
+        place.parent.mkdir(exist_ok=True)
+        with zipfile.ZipFile(place, "a") as archive:
+            archive.writestr(f"deep/{number}.png", png(number))
+    rows = [{"file_name": f"{number}.png", "text": f"caption {number}"} for number in range(2)]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert set(open_dataset(folder).texts([0, 1])) == {"caption 0", "caption 1"}
+    alone = open_dataset(folder / "images-0.zip")
+    assert not alone.has_texts
+    assert any("metadata.jsonl beside images-0.zip is not read" in note for note in alone.info.report.notes)
+    with zipfile.ZipFile(folder / "images-0.zip", "a") as archive:
+        archive.writestr("metadata.jsonl", json.dumps({"file_name": "deep/0.png", "text": "inside"}))
+    assert "inside" in open_dataset(folder).texts([0])  # of two descriptions, that in the archive counts
+
+
+def test_a_table_or_an_image_is_not_data_by_itself(tmp_path: Path) -> None:
+    write(tmp_path, ["0.png"])
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.png"}')
+    with pytest.raises(DataError, match="is a table: name the folder of the images"):
+        open_dataset(tmp_path / "metadata.jsonl")
+    with pytest.raises(DataError, match="is a single image: name the folder"):
+        open_dataset(tmp_path / "0.png")
+
+
+def test_captions_in_a_folder_of_their_own_are_pointed_out(tmp_path: Path) -> None:
+    write(tmp_path, ["images/0.png", "images/1.png"])
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "0.txt").write_text("a cat")
+    (tmp_path / "captions" / "notes.txt").write_text("about the cats")
+    notes = open_dataset(tmp_path).info.report.notes
+    assert [note for note in notes if "1 text files in captions have the names of images" in note]
 
 
 NAMES = st.lists(

@@ -91,3 +91,30 @@ def test_one_call_edits_images_in_memory_and_in_files(tmp_path: Path) -> None:
         apply(INVERT, tmp_path)
     with pytest.raises(ConfigError, match="out is an option for files"):
         apply(INVERT, np.asarray(photo()), tmp_path / "out")
+
+
+def test_files_have_the_options_of_the_commands_and_others_are_named(tmp_path: Path) -> None:
+    given, page = tmp_path / "given", tmp_path / "page.html"
+    given.mkdir()
+    (given / "a.png").write_bytes(file_of(photo()))
+    true = {"compare": page, "reference": given}
+    apply(INVERT, given, tmp_path / "dry", memory="8G", dry_run=True, **true)
+    assert not page.exists()
+    apply(INVERT, given, tmp_path / "out", memory="8G", **true)
+    text = page.read_text()
+    assert text.count("<figure") == 1
+    assert "PSNR, reference" in text
+    with pytest.raises(ConfigError, match="over --memory 1 MB"):
+        apply(INVERT, given, tmp_path / "small", memory="1M")
+    with pytest.raises(ConfigError, match="is not an amount of memory"):
+        apply(INVERT, given, tmp_path / "small", memory="much")
+    with pytest.raises(ConfigError, match="There is no option truncation: those of files are n, strip"):
+        apply(INVERT, given, tmp_path / "other", truncation=2)
+    with pytest.raises(ConfigError, match="name a page too"):
+        apply(INVERT, given, tmp_path / "other", reference=given)
+    with pytest.raises(ConfigError, match="no file or folder"):
+        apply(INVERT, given, tmp_path / "other", compare=page, reference=tmp_path / "missing")
+    for options in ({"compare": page}, {"n": 2}):
+        with pytest.raises(ConfigError, match="is an option for files"):
+            apply(INVERT, np.asarray(photo()), **options)  # type: ignore[arg-type]
+    assert not (tmp_path / "other").exists()

@@ -1,11 +1,16 @@
 """PO files, and finding the template that a message was made from."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from danqing import locale
 from danqing.errors import ConfigError
+from danqing.families import cannot, parse_config
+from danqing.families.abilities import Encodes
+from danqing.learners.abilities import Segments
 from danqing.locale.catalogue import Catalogue, is_specific, read_entries
 from danqing.locale.line_breaks import divide_line
 
@@ -77,6 +82,20 @@ def test_messages_within_messages_are_translated():
         known.translate("8 used, 2 skipped (The file ends too early)") == "使用 8 张，跳过 2 张（文件不完整）"
     )
     assert known.translate("first\n  8 used") == "first\n  使用 8 张"
+
+
+def test_what_a_model_cannot_do_is_said_in_chinese():
+    known = locale.catalogue("zh")
+    said = cannot(parse_config({"family": "embedder"}), "segment images", Segments)
+    assert known.translate(said) == "特征模型 不能分割图片：请使用 分割模型。"
+    assert "或" in known.translate(cannot(parse_config({"family": "classifier"}), "encode images", Encodes))
+    abilities = {
+        found
+        for file in (Path(locale.__file__).parents[1]).rglob("*.py")
+        for found in re.findall(r'cannot\((?:[\w.]+, )?"([^"{]+)"', file.read_text(encoding="utf-8"))
+    }
+    assert len(abilities) > 10
+    assert not [one for one in abilities if one not in known.exact]
 
 
 def test_several_messages_in_one_line_are_told_apart():

@@ -45,6 +45,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         put(f"{split}/{'blue' if number == 10 else label}/{number}.png", shown)
         if number == 5:
             put(f"train/{label}/copy.png", ImageOps.mirror(shown))
+        if number == 11:  # the copy is larger, and only its label is wrong
+            put("train/red/mislabelled.png", shown.resize((192, 192)))
         if number == 50:
             put(f"train/{label}/leak.png", shown.crop((4, 3, 91, 90)))
         if number == 7:
@@ -68,7 +70,7 @@ def test_everything_that_is_planted_is_found_and_left_out(data: Path, tmp_path: 
         ("stretched", "train/blue/long.png"),
     }
     assert planted <= named
-    assert found.splits == {"test": 16, "train": 53}
+    assert found.splits == {"test": 16, "train": 54}
     assert [name for name, _ in found.unreadable] == ["train/red/broken.png"]
     rows = {row.name: row for row in read_clean_list(tmp_path / "clean.csv")}
     assert rows["train/red/leak.png"].like == "test/red/50.png"
@@ -76,6 +78,9 @@ def test_everything_that_is_planted_is_found_and_left_out(data: Path, tmp_path: 
     dropped = {name for name, row in rows.items() if row.decision == "drop"}
     assert {"train/red/leak.png", "train/blue/copy.png", "train/red/empty.png"} <= dropped
     assert not any(name.startswith("test/") for name in dropped)
+    assert "copies" in rows["train/red/mislabelled.png"].findings
+    assert "label" in rows["train/red/mislabelled.png"].findings
+    assert "train/blue/11.png" not in dropped, "the copy with the right label stays"
     cleaned = dq.open_dataset(data, clean=tmp_path / "clean.csv")
     assert len(cleaned) == len(dq.open_dataset(data)) - len(dropped)
 

@@ -106,6 +106,12 @@ def test_what_cannot_be_recognized_is_said(recognizer: Recognizer, pictures: Pat
         predict(recognizer, pictures).save(tmp_path / "all.txt")
     with pytest.raises(ModelError, match="cannot segment images"):
         recognizer.masks(torch.zeros(1, 1, 6, 6))
+    shape = {"width": 6, "height": 6, "channels": 1}
+    embedder = Recognizer(families.build_learner(families.parse_config({"family": "embedder", **shape})))
+    with pytest.raises(ConfigError, match="turns images into vectors and says nothing else"):
+        predict(embedder, pictures)
+    with pytest.raises(ModelError, match="An embedder cannot segment images"):
+        embedder.masks(torch.zeros(1, 1, 6, 6))
     with pytest.raises(ModelError, match=r"samples images: use danqing\.load"):
         dq.load_recognizer("demo")
 

@@ -57,8 +57,9 @@ def test_the_scores_of_an_attack_stand_on_the_card(run: dq.Run) -> None:
     assert {name.rpartition(" by ")[2] for name in areas} == {
         *("feature distance", "nearest features", "colours and detail", "energy", "uncertainty")
     }
-    kept = {score.metric for score in scores.read(run.model / "scores.json")}
-    assert kept >= by_metric.keys() | {"accuracy"}
+    written = scores.read(run.model / "scores.json")
+    assert {score.metric for score in written} >= by_metric.keys() | {"accuracy"}
+    assert (written[0].metric, written[0].headline) == ("accuracy", True), "an attack leaves the headline"
     card = (run.model / "README.md").read_text(encoding="utf-8")
     assert "accuracy under all of these attacks" in card
     again = dq.attack(run, DIGITS, attacks="fgsm,apgd-ce", epsilon=0.1, steps=20, corruptions=False, n=40)

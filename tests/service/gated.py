@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from danqing.service.access.caller import Caller
@@ -78,6 +78,7 @@ def _app(server: Gated) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
     error_handlers.install(app)
     app.add_middleware(Gate, settings=server.settings)
+    router = APIRouter()  # as the service has them
     generate = Annotated[Caller, Depends(needs("generate"))]
 
     @app.post("/v1/paint")
@@ -91,7 +92,7 @@ def _app(server: Gated) -> FastAPI:
             caller.account.refund(body.get("n", 1), charged)
         return {"caller": caller.name}
 
-    @app.get("/v1/who")
+    @router.get("/v1/who")
     async def who(caller: generate) -> dict[str, str | None]:
         return {"key": caller.key_id, "name": caller.name}
 
@@ -105,7 +106,7 @@ def _app(server: Gated) -> FastAPI:
         await asyncio.to_thread(server.let_go.wait, 20)
         return {}
 
-    @app.get("/v1/broken/{what}")
+    @router.get("/v1/broken/{what}")
     async def broken(what: str) -> dict[str, str]:
         raise RuntimeError(f"{what} at /home/secret with hunter2")
 
@@ -121,4 +122,5 @@ def _app(server: Gated) -> FastAPI:
     async def live() -> dict[str, str]:
         return {"status": "ok"}
 
+    app.include_router(router)
     return app

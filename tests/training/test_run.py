@@ -121,8 +121,23 @@ def test_other_settings_are_refused_by_name_and_nothing_is_lost(pictures, tmp_pa
 def test_other_images_are_refused(pictures, tmp_path):
     train(pictures, tmp_path / "run")
     (pictures / "0.png").unlink()
-    with pytest.raises(TrainingError, match="images have changed"):
+    with pytest.raises(TrainingError, match="images differ"):
         train(pictures, tmp_path / "run", images=960)
+
+
+def test_a_run_goes_on_with_the_same_images_at_another_place(pictures, tmp_path):
+    train(pictures, tmp_path / "run")
+    moved = pictures.rename(tmp_path / "moved")
+    assert train(moved, tmp_path / "run", images=960).images == 960
+    again = dq.train(moved, config=tmp_path / "run" / "config.toml", out=tmp_path / "run", images=976)
+    assert again.images == 976
+    (moved / "0.png").unlink()
+    other = moved.rename(tmp_path / "other")
+    before = (tmp_path / "run" / "config.toml").read_text()
+    with pytest.raises(TrainingError, match=f"images differ.*{moved}"):
+        train(other, tmp_path / "run", images=992)
+    assert (tmp_path / "run" / "config.toml").read_text() == before
+    assert f'source = "{moved}"' in before
 
 
 def test_images_without_a_label_among_labelled_ones_are_pointed_out(pictures, tmp_path):

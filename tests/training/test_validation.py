@@ -341,7 +341,7 @@ def test_what_cannot_be_evaluated_is_refused_before_the_first_step(pictures, tmp
     run = train(pictures, tmp_path / "run")
     shutil.rmtree(pictures)
     draw(pictures, 120, seed=5)
-    with pytest.raises(TrainingError, match="images have changed"):
+    with pytest.raises(TrainingError, match="images differ"):
         train(pictures, run.folder, images=1280)
 
 

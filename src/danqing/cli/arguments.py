@@ -274,14 +274,6 @@ def parse_duration(text: str) -> int | None:
     return int(found[1]) * units[found[2]] if found else None
 
 
-def parse_memory(text: str) -> int:
-    """Read `"1.5G"` as bytes, in decimal units (k, M, G, T) or binary ones (MiB); raise ConfigError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
-    if found is None:
-        raise ConfigError(f"{text} is not an amount of memory: write for example 1.5G, 800M or 256MiB.")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2] or " "))
-
-
 def parse_value(text: str) -> bool | int | float | str:
     """Read `"0.7"` as 0.7 and `"true"` as True; anything else stays text."""
     if text.lower() in ("true", "false"):

@@ -7,8 +7,8 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import DataArgument, parse_memory, split_names
-from danqing.quantities import memory
+from danqing.cli.arguments import DataArgument, split_names
+from danqing.quantities import memory, parse_memory
 
 EXAMPLES = """Examples:
 

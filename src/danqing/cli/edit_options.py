@@ -8,7 +8,6 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import parse_memory
 from danqing.errors import ConfigError
 from danqing.quantities import memory as in_words
 from danqing.trust.settings import MarkSettings
@@ -122,10 +121,12 @@ def run(
     Raises typer.Exit with code 1 if some files failed, ConfigError for a reference without a page, and other
     errors as `edit_files` does.
     """
-    from danqing.editing import batch, compare_page
+    from danqing.editing import batch, compare_page, inputs
 
-    if reference is not None and compare is None:
-        raise ConfigError("--reference is for the page of --compare: add --compare PAGE.html.")
+    if reference is not None:
+        if compare is None:
+            raise ConfigError("--reference is for the page of --compare: add --compare PAGE.html.")
+        inputs.find(reference)  # a mistake is told before the work
     with progress.Bar() as bar:
         result = batch.edit_files(
             edit,
@@ -137,7 +138,7 @@ def run(
             dry_run=dry_run,
             sequence=sequence,
             marks=marks,
-            memory=None if memory is None else parse_memory(memory),
+            memory=memory,
             extra=extra,
             on_plan=_tell,
             on_progress=lambda done, total, name: bar.update(

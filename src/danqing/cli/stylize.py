@@ -15,6 +15,7 @@ from danqing.cli.edit_options import (
     DryRunOption,
     MemoryOption,
     OutOption,
+    ReferenceOption,
     SequenceOption,
     StrengthOption,
     StripOption,
@@ -75,6 +76,7 @@ def stylize(
     memory: MemoryOption = None,
     tile: TileOption = 0,
     compare: CompareOption = None,
+    reference: ReferenceOption = None,
     device: DeviceOption = "auto",
     as_json: output.JsonOption = False,
 ) -> None:
@@ -112,5 +114,6 @@ def stylize(
         sequence=sequence,
         memory=memory,
         compare=compare,
+        reference=reference,
         as_json=as_json,
     )

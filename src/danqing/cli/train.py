@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from danqing import progress
+from danqing import interpreter, progress
 from danqing.cli import output
 from danqing.cli.arguments import (
     AttributesOption,
@@ -240,7 +240,7 @@ def train(
     place = Place.of()
     if place is None and processes is not None and processes > 1:
         check_power_of_two(processes, "--processes")
-        status, _ = launch([sys.executable, "-m", "danqing", *sys.argv[1:]], processes)
+        status, _ = launch(interpreter.command("danqing", *sys.argv[1:]), processes)
         raise typer.Exit(status)
     of_all, given = size_and_settings(size, settings, ignore_reservations=ignore_reservations)
     given |= _of_data(attributes, pairs, domains, degrade)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from danqing import interpreter
 from danqing.cluster import ledger
 from danqing.progress import say
 
@@ -93,7 +94,7 @@ def _run(
             command,
             stdin=subprocess.PIPE,
             stdout=output if rank == 0 or output == subprocess.PIPE else None,
-            env={**os.environ, **_place(rank, processes), **environment},
+            env={**interpreter.environment(), **_place(rank, processes), **environment},
             start_new_session=True,  # a terminal would send Ctrl-C to all of them, and we pass it on
         )
         for rank in range(processes)

@@ -8,13 +8,13 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from danqing import interpreter
 from danqing.cluster.ray_jobs import LostNodeError, Node, RayCluster
 from danqing.errors import ClusterError
 
@@ -127,10 +127,10 @@ class ServiceHost:
         words: its arguments, as JSON. database: the address of its database, which is not logged.
         """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "danqing.cluster.tied_process", "serve", *json.loads(words), "--json"],
+            interpreter.command("danqing.cluster.tied_process", "serve", *json.loads(words), "--json"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, DATABASE: database},
+            env={**interpreter.environment(), DATABASE: database},
             start_new_session=True,
         )
         self._listening = threading.Thread(target=self._listen, args=(self._process,), daemon=True)

@@ -11,11 +11,16 @@ import subprocess
 import sys
 import threading
 
+from danqing import interpreter
+
 
 def main() -> None:
     """Run the command in the arguments; exit with its code."""
     command = subprocess.Popen(
-        [sys.executable, "-m", "danqing", *sys.argv[1:]], stdin=subprocess.DEVNULL, start_new_session=True
+        interpreter.command("danqing", *sys.argv[1:]),
+        stdin=subprocess.DEVNULL,
+        env=interpreter.environment(),
+        start_new_session=True,
     )
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
     threading.Thread(target=_end_when_alone, args=(command,), daemon=True).start()

@@ -7,7 +7,6 @@ Threads alone leave cores idle on small files, whose headers Pillow reads in Pyt
 
 import contextlib
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -19,8 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import danqing
-from danqing import frames, threads
+from danqing import frames, interpreter, threads
 from danqing.data.decode_worker import Decoded, decoded_or_reason, packed
 from danqing.data.headers import described
 from danqing.data.raw_targets import FittedTargets, fit_targets
@@ -173,15 +171,13 @@ class _Worker:
     """A decoding process, owned by one thread at a time."""
 
     def __init__(self, options: dict[str, object], bytes_per_image: int) -> None:
-        package = str(Path(danqing.__file__).parents[1])
-        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
         arguments = [json.dumps(options), str(bytes_per_image)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", "danqing.data.decode_worker", *arguments],
+            interpreter.command("danqing.data.decode_worker", *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**interpreter.environment(), "PYTHONWARNINGS": "ignore"},
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -140,7 +140,7 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
     layout.rows += _missing(told, split, by_folder, survey)
     survey.understood["Layout"] = layout_in_words(files, images, told)
     survey.understood["Split"] = split_in_words(images, split, by_folder)
-    explain_others(files, survey, others, taken, told, beside)
+    explain_others(files, survey, others, taken, told, beside, images)
     return layout
 
 

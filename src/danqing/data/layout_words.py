@@ -61,6 +61,7 @@ def explain_others(
     taken: set[str],
     told: Annotations,
     beside: dict[str, Beside],
+    images: Sequence[Found],
 ) -> None:
     """Add files that were not read to a survey.
 
@@ -82,7 +83,24 @@ def explain_others(
         survey.notes.append(
             f"If {tables[0]} describes these images, rename it to {TABLES[0]} or metadata.csv."
         )
+    survey.notes += _note_on_texts_elsewhere(rest, images)
     survey.notes += files.notes
+
+
+def _note_on_texts_elsewhere(rest: Sequence[str], images: Sequence[Found]) -> list[str]:
+    """Return a note if text files have the names of images, but lie in another folder."""
+    stems = {_stem(one.name) for one in images}
+    texts = [name for name in rest if name.lower().endswith((".txt", ".caption")) and _stem(name) in stems]
+    if not texts:
+        return []
+    return [
+        f"{len(texts):,} text files in {posixpath.dirname(texts[0]) or 'the top folder'} have the names of "
+        "images in another folder: to use them as captions, put them beside the images."
+    ]
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(posixpath.basename(name))[0]
 
 
 def _note_on_rest(rest: Sequence[str], kinds: Counter[str]) -> str:
@@ -106,8 +124,6 @@ def why_no_images(files: Files, others: Sequence[str]) -> str:
     advice = "name a folder with png, jpeg or webp files"
     if kinds[".svg"] or kinds[".svgz"]:
         advice = "SVG drawings are not supported: convert them to PNG first"
-    elif kinds[".zip"]:
-        advice = "name one of the zip files"
     return f"{files.path} holds no images ({', '.join(parts)}): {advice}."
 
 

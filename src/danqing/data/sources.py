@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from danqing.data import builtin, cache, tar_shards
+from danqing.data.archives import Zips, note_tables, with_tables
 from danqing.data.augment import Augment
 from danqing.data.buckets import Size
 from danqing.data.cleaned import cleaned
 from danqing.data.dataset import Dataset
 from danqing.data.domains import split_domains
 from danqing.data.file_source import FileSource
+from danqing.data.files import Files
 from danqing.data.folder import Folder
 from danqing.data.idx import IdxSource, find_idx, labels_beside
 from danqing.data.layout import NOTHING_DECLARED, Declared
@@ -30,6 +32,7 @@ from danqing.data.target_files import AUTO
 from danqing.data.zip_file import Zip
 from danqing.errors import ConfigError, DataError, MissingSplitError
 from danqing.image_files import Range
+from danqing.image_files.formats import is_image_name
 from danqing.images import Alpha
 from danqing.progress import ProgressCallback
 from danqing.sizes import Fit
@@ -179,10 +182,26 @@ class _ArchiveKind(NamedTuple):
 
 
 def _tar_source(path: Path, shards: Sequence[Path], split: str, declared: Declared) -> Source:
-    return FileSource(Tars(path, shards), split, declared)
+    return FileSource(_described(Tars(path, shards), path), split, declared)
 
 
-_KINDS = (_ArchiveKind(tar_shards.ENDINGS, _tar_source), _ArchiveKind((".parquet",), ParquetSource))
+def _zip_source(path: Path, shards: Sequence[Path], split: str, declared: Declared) -> Source:
+    return FileSource(_described(Zips(path, shards), path), split, declared)
+
+
+def _described(archives: Files, path: Path) -> Files:
+    """Return archives with what describes them in the folder at `path`, or a note if `path` is a file."""
+    if path.is_dir():
+        return with_tables(archives, path)
+    note_tables(archives)
+    return archives
+
+
+_KINDS = (
+    _ArchiveKind(tar_shards.ENDINGS, _tar_source),
+    _ArchiveKind((".parquet",), ParquetSource),
+    _ArchiveKind((".zip",), _zip_source),
+)
 
 
 def _in_folder(path: Path, split: str, declared: Declared) -> Source:
@@ -207,7 +226,7 @@ def _in_folder(path: Path, split: str, declared: Declared) -> Source:
 def _in_file(path: Path, split: str, declared: Declared) -> Source:
     name = path.name.lower()
     if name.endswith(".zip"):
-        return FileSource(Zip(path), split, declared)
+        return FileSource(_described(Zip(path), path), split, declared)
     for kind in _KINDS:
         if name.endswith(kind.endings):
             own = split_of_shard(name)
@@ -216,6 +235,10 @@ def _in_file(path: Path, split: str, declared: Declared) -> Source:
         if split not in ("train", "all"):
             raise MissingSplitError(f"{path} has no {split} split: name a folder that has one.")
         return IdxSource(path, labels_beside(path), About(path.stem, augment=Augment()))
+    if name in TABLES or name.endswith((".csv", ".jsonl", ".ndjson", ".tsv")):
+        raise DataError(f"{path} is a table: name the folder of the images that it describes.")
+    if is_image_name(name):
+        raise DataError(f"{path} is a single image: name the folder that it is in.")
     raise DataError(f"{path} cannot be read as data: {_HOW} {', '.join(builtin.names())}.")
 
 

@@ -44,7 +44,7 @@ class Tars:
         self.notes: list[str] = []
         self.ignored = Counter[str]()
         self._kept: dict[str, bytes] = {}
-        self._titles = _titles(self.shards)
+        self._titles = titles(self.shards)
 
     def key(self) -> str:
         return digest("tars", *map(file_key, self.shards))
@@ -147,7 +147,7 @@ class Tars:
             raise DataError(f"{path} is damaged ({type(error).__name__}): download it again.") from error
 
 
-def _titles(shards: Sequence[Path]) -> list[str]:
+def titles(shards: Sequence[Path]) -> list[str]:
     """Return a name for each shard; equal names in two folders include the folder's name."""
     counts = Counter(shard.name for shard in shards)
     return [s.name if counts[s.name] == 1 else f"{s.parent.name}_{s.name}" for s in shards]

@@ -7,9 +7,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing.editing import files
+from danqing.editing import compare_page, files
 from danqing.editing.batch import BatchResult, edit_files, edited, seed_of
 from danqing.editing.contract import Edit, ImageToEdit, Values
+from danqing.editing.inputs import Source, find
 from danqing.editing.marks import made_by, marking_of
 from danqing.errors import ConfigError, DataError
 from danqing.image_files import DeepPixels, Range
@@ -19,15 +20,23 @@ from danqing.trust.settings import MarkSettings
 
 Array = NDArray[Any]
 
+FILE_OPTIONS = (
+    *("n", "strip", "dry_run", "sequence", "marks", "memory", "compare", "reference"),
+    *("on_plan", "on_progress"),
+)
+"""The options of edits of files, besides those of the edit itself."""
+
 
 def apply(
     edit: Edit,
-    images: "Images | Array | str | Path | Sequence[str | Path]",
+    images: Images | Array | Source,
     out: str | Path | None = None,
     *,
     seed: int = 0,
     value_range: Range | None = None,
     marks: str | MarkSettings | None = None,
+    compare: str | Path | None = None,
+    reference: Source | None = None,
     **options: Any,
 ) -> Images | Array | BatchResult:
     """Edit images in memory or in files.
@@ -36,14 +45,23 @@ def apply(
     out: the file, folder or zip for the results of files. Without it, one file becomes an array `[h, w, c]`.
     value_range: see `edit_array`.
     marks: which marks `Images` and files get; None reads `DANQING_MARKS`. An array has none.
+    compare: the page to write that shows the files before and after; none after a dry run.
+    reference: true images by the names of the inputs, for this page.
     options: of `edit_files`.
-    Raises ConfigError if `out` or options are given with images in memory, or `out` is missing for several
-    files.
+    Raises ConfigError if `out` or options are given with images in memory, if `out` is missing for several
+    files, for a reference without a page, and for an unknown option.
     """
+    if unknown := [name for name in options if name not in (*FILE_OPTIONS, "extra")]:
+        known = ", ".join(FILE_OPTIONS)
+        raise ConfigError(f"There is no option {', '.join(unknown)}: those of files are {known}.", unknown[0])
+    if reference is not None:
+        if compare is None:
+            raise ConfigError("reference is for the page of compare: name a page too.", "reference")
+        find(reference)  # a mistake is told before the work
     if isinstance(images, Images | np.ndarray):
-        if out is not None or options:
-            given = "out" if out is not None else next(iter(options))
-            raise ConfigError(f"{given} is an option for files: leave it out for images in memory.")
+        places = {"out": out, "compare": compare}
+        for name in (*(name for name, place in places.items() if place is not None), *options):
+            raise ConfigError(f"{name} is an option for files: leave it out for images in memory.", name)
         return edit_array(edit, images, seed, value_range=value_range, marks=marks)
     if not isinstance(images, str | Path | Sequence):
         raise ConfigError(
@@ -51,9 +69,13 @@ def apply(
             "np.asarray(image)."
         )
     if out is not None:
-        return edit_files(edit, images, Path(out), seed=seed, marks=marks, **options)
+        result = edit_files(edit, images, Path(out), seed=seed, marks=marks, **options)
+        if compare is not None and not options.get("dry_run"):
+            compared = compare_page.compare(edit, result, reference, marks=marks)
+            compare_page.write_page(compared, Path(compare))
+        return result
     path = Path(images) if isinstance(images, str | Path) else None
-    if path is None or not path.is_file() or options:
+    if path is None or not path.is_file() or options or compare is not None:
         raise ConfigError(
             "Say where the edited files go: out=, a file for one image or a folder for several."
         )

@@ -25,6 +25,7 @@ from danqing.machine import is_out_of_memory, resident_memory
 from danqing.marks import Marked
 from danqing.progress import ProgressCallback
 from danqing.quantities import memory as in_words
+from danqing.quantities import parse_memory
 from danqing.requested_attributes import OutsideTrainingWarning
 from danqing.trust.marking import Marking
 from danqing.trust.settings import MarkSettings
@@ -104,7 +105,7 @@ def edit_files(
     dry_run: bool = False,
     sequence: bool = False,
     marks: str | MarkSettings | None = None,
-    memory: int | None = None,
+    memory: int | str | None = None,
     extra: Callable[[str], Mapping[str, Any]] | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     on_progress: ProgressCallback | None = None,
@@ -124,7 +125,8 @@ def edit_files(
     sequence: whether the images are the frames of a film, which share one seed.
     marks: which marks the results get, such as "eu,cn" or "none"; None reads `DANQING_MARKS`. An image that
         the edit does not change gets none.
-    memory: the bytes that the process may use; if more are needed, no image is edited.
+    memory: the bytes that the process may use, such as 1_500_000_000 or "1.5G"; if more are needed, no image
+        is edited.
     extra: returns what the result for an image depends on besides the settings of the edit, such as the
         digest of its mask, as values for JSON.
     on_plan: called once, before the first edit.
@@ -132,6 +134,7 @@ def edit_files(
     Raises ConfigError if `out` cannot be used, if it holds the results of another edit, or if more memory is
     needed; DataError if there are no images; DanqingError if nothing can be written.
     """
+    most = parse_memory(memory) if isinstance(memory, str) else memory
     settings, inputs = MarkSettings.of(marks), find(source)
     with outputs.opened(out, inputs, dry_run=dry_run) as place:
         inputs = inputs.outside(place.folder)
@@ -142,7 +145,7 @@ def edit_files(
         result = BatchResult(out, inputs, n, manifest=records)
         batch = _Batch(edit, inputs, place, identity, seed, n, extra, marking_of(edit, settings), result)
         plan = batch.plan()
-        _check_memory(plan, memory)
+        _check_memory(plan, most)
         if on_plan is not None:
             on_plan(plan)
         batch.run(dry_run, on_progress)

@@ -150,7 +150,8 @@ def fill(
     seed: an image's own seed depends on it and on the image's name or place.
     tile, overlap: the longer side of the windows in pixels, and how far they overlap; 0 and None choose.
     options: of the model, as in `model.options_of("fill")`; with `out` also n, strip, dry_run, sequence,
-        marks, memory, on_plan and on_progress of `editing.batch.edit_files`.
+        memory, on_plan and on_progress of `editing.batch.edit_files`, and marks, compare and reference of
+        `editing.arrays.apply`.
     Raises ConfigError and DataError as these do.
     """
     masks = Masks(

@@ -158,7 +158,8 @@ def stylize(
     """Apply a style to images.
 
     model: a model that was trained for one style, or None for one of the other methods.
-    images, out, options: as `danqing.editing.arrays.apply` takes them.
+    images, out, options: as `danqing.editing.arrays.apply` takes them. A style draws nothing, so that `seed`
+        and `n` change nothing.
     style: the number of one of the 26 built-in styles.
     style_image: a file whose style is used.
     optimize: whether the pixels are optimised, which takes minutes instead of a second; `steps` and `side`

@@ -260,8 +260,7 @@ def translate(
     tile: 0 passes each image whole to the model, at the size that the model learned, and resizes the result
         back. A number of pixels divides it into tiles of this side.
     overlap: of tiles; None chooses.
-    options: of the model, as in `model.sample_options`; with `out` also n, strip, dry_run, sequence, marks,
-        memory, on_plan and on_progress of `editing.batch.edit_files`.
+    options: of the model, as in `model.sample_options`; with `out` also those of files, as of `fill`.
     Raises ConfigError and DataError as these do.
     """
     used = opened(model)

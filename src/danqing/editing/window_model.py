@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from danqing import families
+from danqing.editing.arrays import FILE_OPTIONS
 from danqing.editing.contract import Values
 from danqing.editing.tiles import NoiseField
 from danqing.editing.windows import Size, Window
@@ -29,7 +30,6 @@ _ABILITIES: Mapping[str, tuple[type, str]] = {
     "fill": (Fills, "fill a part of an image"),
     "vary": (Varies, "vary an image"),
 }
-_FILE_OPTIONS = ("n", "strip", "dry_run", "sequence", "marks", "memory", "on_plan", "on_progress")
 _ACTIVATIONS = 200
 """Numbers that a network holds for each value of an image at once, a generous estimate."""
 
@@ -223,7 +223,7 @@ def divided(options: Mapping[str, Any], model: Model | None = None) -> tuple[dic
 
     model: what chooses the marks where the options do not.
     """
-    for_files = {name: value for name, value in options.items() if name in _FILE_OPTIONS}
+    for_files = {name: value for name, value in options.items() if name in FILE_OPTIONS}
     if model is not None:
         for_files.setdefault("marks", model.marks)
-    return for_files, {name: value for name, value in options.items() if name not in _FILE_OPTIONS}
+    return for_files, {name: value for name, value in options.items() if name not in FILE_OPTIONS}

@@ -84,4 +84,4 @@ def _scorer_of(learner: Learner) -> _Scorer:
         if isinstance(learner, scorer.ability):
             return scorer
     name = families.display_name(learner.config.family)
-    raise EvaluationError(f"A {name} has no score on held-out images: set evaluation.every_images=0.")
+    raise EvaluationError(f"This {name} has no score on held-out images: set evaluation.every_images=0.")

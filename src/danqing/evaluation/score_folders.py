@@ -94,16 +94,18 @@ def _locked(folder: Path) -> FileLock:
 def _merged(folder: Path, scores: list[Score]) -> list[Score]:
     """What a folder's `scores.json` is to say: the new scores, and the old ones that they do not replace.
 
-    Scores of other weights or other pictures go: the model has been trained since, or is not the same.
+    Scores of other weights or other pictures go: the model has been trained since, or is not the same. There
+    is one headline, and those that were measured with it come first.
     """
     measured = {_whose(score) for score in scores}
     replaced = {_identity(score) for score in scores}
+    has_headline = any(score.headline for score in scores)
     kept = [
-        score.model_copy(update={"headline": False})
+        score.model_copy(update={"headline": score.headline and not has_headline})
         for score in score_files.read(folder / SCORES_FILE)
         if _whose(score) in measured and _identity(score) not in replaced
     ]
-    return [*scores, *kept]
+    return [*scores, *kept] if has_headline else [*kept, *scores]
 
 
 def _whose(score: Score) -> tuple[object, ...]:

@@ -147,7 +147,7 @@ def alternatives(protocol: type) -> str:
     protocol: as of `implementing`. An example is "a VAE or a transformer"; without any such family, "another
         family".
     """
-    *first, last = [_with_article(name) for name in implementing(protocol)] or ["another family"]
+    *first, last = [with_article(name) for name in implementing(protocol)] or ["another family"]
     return f"{', '.join(first)} or {last}" if first else last
 
 
@@ -156,7 +156,7 @@ def cannot(config: FamilyConfig, ability: str, protocol: type) -> str:
 
     ability: such as "vary an image". protocol: as of `implementing`, what gives a family this ability.
     """
-    name = _with_article(_variant_name(config))
+    name = with_article(_variant_name(config))
     return f"{name[0].upper()}{name[1:]} cannot {ability}: use {alternatives(protocol)}."
 
 
@@ -219,5 +219,6 @@ def _variant_name(config: FamilyConfig) -> str:
     return (named and named[0]) or display_name(config.family)
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
+    """Return a name with "a" or "an" before it."""
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from danqing.errors import ConfigError, ModelError
-from danqing.families import alternatives, display_name
+from danqing.families import cannot, display_name
 from danqing.families.base import Family, Learner
 from danqing.image_files.levels import Range
 from danqing.images import Images, to_float
@@ -189,8 +189,7 @@ class Recognizer:
             yield from inputs.split(AT_ONCE)
 
     def _cannot(self, ability: str, protocol: type) -> ModelError:
-        name = display_name(self.learner.config.family)
-        return ModelError(f"A {name} cannot {ability}: use {alternatives(protocol)}.")
+        return ModelError(cannot(self.learner.config, ability, protocol))
 
 
 def load_recognizer(

@@ -79,7 +79,7 @@ def clean(
 
 def _find(inputs: Inputs, on_progress: ProgressCallback | None) -> tuple[list[Finding], float | None]:
     """Return all findings in the order of the page, and the accuracy of the labels' judge."""
-    found, accuracy = of.of_copies(inputs, find_copies(inputs.described, on_progress)), None
+    found, accuracy = list[Finding](), None
     if len(inputs.label_names) > 1:
         if on_progress:
             on_progress(0, 1, "Judging labels")
@@ -87,6 +87,8 @@ def _find(inputs: Inputs, on_progress: ProgressCallback | None) -> tuple[list[Fi
         found += of.of_labels(inputs, find_label_errors(probabilities, inputs.labels))
         known = inputs.labels >= 0
         accuracy = float((probabilities.argmax(1) == inputs.labels)[known].mean())
+    doubted = {one.row for one in found}
+    found += of.of_copies(inputs, find_copies(inputs.described, on_progress), doubted)
     found += of.of_outliers(find_outliers(inputs.features))
     found += of.of_quality(inputs)
     blank = {one.row for one in found if one.kind == "blank"}

@@ -117,9 +117,10 @@ def _describe(learner: Learner) -> Describe:
         return lambda images: _pooled(encoder.encode(images, _unknown(config, images)))
     if isinstance(learner, HasTokenizer) and isinstance(learner.tokenizer, Learner):
         return _describe(learner.tokenizer)
+    name = display_name(learner.config.family)
     raise ConfigError(
-        f"A {display_name(learner.config.family)} does not turn images into vectors: use "
-        f"{alternatives(Embeds)}, or a model with an encoder, such as {alternatives(Encodes)}."
+        f"This {name} does not turn images into vectors: use {alternatives(Embeds)}, or a model with an "
+        f"encoder, such as {alternatives(Encodes)}."
     )
 
 

@@ -21,7 +21,7 @@ from danqing.errors import ConfigError, DataError
 from danqing.image_files import DeepPixels, decode, inspect
 from danqing.images import Images, to_uint16
 from danqing.images import Pixels as EightBits
-from danqing.learners.abilities import Detects, Segments
+from danqing.learners.abilities import Classifies, Detects, Segments
 from danqing.model.loading import HasModel
 from danqing.model.recognizer import AT_ONCE, Pixels, Recognizer, load_recognizer
 from danqing.progress import ProgressCallback
@@ -206,7 +206,12 @@ def _recognized(
 
 
 def _check_used(recognizer: Recognizer, top: int, threshold: float | None, scale: Scale) -> None:
-    """Raise ConfigError for an option that the answers of a model do not depend on."""
+    """Raise ConfigError for a model without answers, and for an option that these do not depend on."""
+    if not isinstance(recognizer.learner, Classifies | Segments | Detects):
+        raise ConfigError(
+            "This model turns images into vectors and says nothing else of them: use danqing index and "
+            "danqing search, or danqing.encode in Python."
+        )
     finds, segments = isinstance(recognizer.learner, Detects), isinstance(recognizer.learner, Segments)
     if top != 1 and (finds or segments):
         raise ConfigError("top is for models that give an image labels: leave it out.")

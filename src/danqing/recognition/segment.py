@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from danqing.editing.inputs import Inputs
 from danqing.editing.tiles import run_in_tiles, tiles_of
 from danqing.errors import ConfigError, DataError
-from danqing.families import alternatives, display_name
+from danqing.families import cannot
 from danqing.families.abilities import IsConvolutional
 from danqing.image_files import DeepPixels, decode, inspect
 from danqing.images import Pixels, conform, eight_bits, to_float
@@ -108,8 +108,7 @@ def checked_scale(name: str) -> Scale:
 def check_segments(recognizer: Recognizer) -> None:
     """Raise ConfigError if a model does not segment images."""
     if not isinstance(recognizer.learner, Segments):
-        name = display_name(recognizer.learner.config.family)
-        raise ConfigError(f"A {name} cannot segment images: use {alternatives(Segments)}.")
+        raise ConfigError(cannot(recognizer.learner.config, "segment images", Segments))
 
 
 def _mask_of_file(

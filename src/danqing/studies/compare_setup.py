@@ -14,7 +14,7 @@ from danqing.errors import ConfigError, DataError
 from danqing.evaluation.learner_scores import has_own_score
 from danqing.evaluation.reference import reference_info
 from danqing.evaluation.scores import ReferenceInfo
-from danqing.families import display_name, has_prior
+from danqing.families import display_name, has_prior, with_article
 from danqing.families import names as family_names
 from danqing.training import config_reading
 from danqing.training.config import RunConfig
@@ -115,7 +115,7 @@ def configure(
     if recognize and (len(recognize) < len(chosen) or len(set(recognize.values())) > 1):
         one = min(recognize)
         raise ConfigError(
-            f"{one} is a {display_name(recognize[one])}, which is scored by what it recognizes: "
+            f"{one} is {with_article(display_name(recognize[one]))}, which is scored by what it recognizes: "
             "compare it only with others of its kind."
         )
     of_pairs = {name for name, config in chosen.items() if config.model.reads_source}

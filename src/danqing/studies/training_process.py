@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any, Protocol, Self
 
 from filelock import FileLock, Timeout
 
+from danqing import interpreter
 from danqing.errors import DanqingError
 from danqing.training.listener import Listener, Progress
 from danqing.training.run_files import read_lines
@@ -64,7 +64,7 @@ class TrainingProcess:
     """
 
     def __init__(self, arguments: Mapping[str, Any], threads: int | None = None) -> None:
-        environment = dict(os.environ)
+        environment = interpreter.environment()
         if threads is not None:
             environment["OMP_NUM_THREADS"] = str(threads)
         self.done, self.total = 0, 0
@@ -72,7 +72,7 @@ class TrainingProcess:
         self._said: dict[str, Any] = {}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "danqing.studies.training_process"],
+            interpreter.command("danqing.studies.training_process"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -311,10 +311,11 @@ class RunConfig(Section):
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
     """List the changes between two configurations as `key: old → new`.
 
-    Changes that a resumed run allows, such as of its budget and its patience, are left out.
+    Changes that a resumed run allows, such as of its budget and its patience, are left out. So is the place
+    of its images: their fingerprint says whether they are the same.
     """
     old, new = flat(before.model_dump(mode="json")), flat(after.model_dump(mode="json"))
-    free = {"images", "minutes", "description", "task", "evaluation.patience_images"}
+    free = {"images", "minutes", "description", "task", "source", "evaluation.patience_images"}
     free |= {f"{section}.{name}" for section in ("training", "tokenizer.settings.training") for name in FREE}
     return [
         f"{key}: {old.get(key)} → {new.get(key)}"

@@ -147,6 +147,7 @@ class FirstStage:
         with self.own.locked(), self.own.recording_failure():
             config = self.own.settle_config(self._own_config())
             self.own.check_images(self.dataset, self.held)
+            self.own.write_config(config)
             completed = self.own.complete(config, self.dataset)
             if not isinstance(families.without_weights(completed.model), self.reads):
                 raise ConfigError(

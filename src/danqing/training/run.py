@@ -6,14 +6,13 @@ import functools
 import json
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
 import torch
 
-from danqing import machine, threads
+from danqing import interpreter, machine, threads
 from danqing.cluster import ledger as ledgers
 from danqing.cluster.launch import end_with_launcher, launch
 from danqing.cluster.place import Place, check_power_of_two
@@ -175,7 +174,7 @@ def train(
         stack.enter_context(memory_errors_explained())
         stack.enter_context(folder.locked())
         stack.enter_context(folder.recording_failure())
-        wanted = folder.settle_config(wanted, keeps_grains=not request.chooses_grains)
+        settled = wanted = folder.settle_config(wanted, keeps_grains=not request.chooses_grains)
         grains_of(wanted)  # raises where there are too few
         wanted, dataset, held = open_data(data, wanted, folder, listener)
         private_rules.check_data(wanted, dataset)
@@ -190,6 +189,7 @@ def train(
             made = Degradation(wanted.data.degrade).in_words()
             listener.on_message(f"Source images{of_pairs}: {made}")
         folder.check_images(dataset, held)
+        folder.write_config(settled)
         options: dict[str, Any] = {
             "out": folder.path,
             "preset": request.preset,
@@ -245,7 +245,7 @@ def _launched(count: int, data: Any, **arguments: Any) -> Run:
     options = {name.replace("_", "-"): value for name, value in arguments.items()}
     options |= {"json": True, "quiet": is_quiet}
     words = shlex.split(command_line("train", str(data), options, settings))[1:]
-    status, written = launch([sys.executable, "-m", "danqing", *words], count, output=subprocess.PIPE)
+    status, written = launch(interpreter.command("danqing", *words), count, output=subprocess.PIPE)
     answer = json.loads(written) if written.strip() else {}
     if "run" not in answer:
         raise TrainingError(answer.get("error") or f"The processes of the run ended with status {status}.")

@@ -104,13 +104,14 @@ class RunFolder:
             pairs.append((known.get("judged", {}).get("fingerprint"), held.judged.fingerprint))
         if any(before not in (None, now) for before, now in pairs):
             raise TrainingError(
-                f"The images have changed since the run in {self.path} began: choose another --out; "
-                f"--init {self.path} goes on from its weights."
+                f"The images differ from those with which the run in {self.path} began "
+                f"({known.get('source')}): choose another --out; --init {self.path} goes on from its weights."
             )
 
     def settle_config(self, wanted: RunConfig, *, keeps_grains: bool = False) -> RunConfig:
         """Write a new run's configuration, or compare an existing one with `wanted`.
 
+        That of an existing run is written once its images have been checked, whose place may have changed.
         The result has what the run has decided in place of "auto". The budget may change; other changes would
         make a different run and raise ConfigError. If there is neither a checkpoint nor a finished first
         stage, there is nothing to protect: the run begins again, with any settings.
@@ -124,6 +125,7 @@ class RunFolder:
             )
         first = RunFolder(self.tokenizer)
         if not (self.has_checkpoints or first.has_checkpoints or first.has_finished):
+            self.write_config(wanted)
             begun = (self.facts_file, self.budget_file, self.from_data_file, self.goodput_file)
             for file in (*begun, self.privacy_file, self.private_key_file):
                 file.unlink(missing_ok=True)
@@ -142,7 +144,6 @@ class RunFolder:
                     f"settings to resume it (--config {self.config_file} has them all), or choose another "
                     "--out."
                 )
-        self.write_config(wanted)
         return wanted
 
     def check_format(self) -> None:

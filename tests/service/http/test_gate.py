@@ -78,6 +78,12 @@ def test_a_wrong_base_url_is_told_the_right_one(open_server: Gated, path: str) -
     assert body["error"]["message"] == f"There is nothing at {path}: did you mean /v1/who?"
 
 
+def test_a_path_that_has_no_other_name_is_not_offered_itself(open_server: Gated) -> None:
+    for path, meant in (("/nothing", "/docs lists all routes."), ("/broken/x", "did you mean /v1/broken/x?")):
+        _, _, body = open_server.raw(asked(path=path, host="localhost"))
+        assert body["error"]["message"] == f"There is nothing at {path}: {meant}"
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [

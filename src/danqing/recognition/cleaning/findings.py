@@ -1,5 +1,6 @@
 """From measures to findings: what is unusual about which image, and what to do about it."""
 
+from collections.abc import Collection
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ ABOUT: dict[Kind, About] = {
     "copy": About(
         "Copies within a split",
         "Copies of one image, also if they were compressed again, cropped, resized or mirrored. The largest "
-        "is kept.",
+        "whose label is not in doubt is kept.",
     ),
     "outlier": About("Outliers", "Images that resemble no others: another subject, a scan, a screenshot."),
     "blank": About("Blank images", "A single level: nothing to see."),
@@ -76,10 +77,12 @@ def of_labels(inputs: Inputs, errors: LabelErrors) -> list[Finding]:
     ]
 
 
-def of_copies(inputs: Inputs, pairs: Pairs) -> list[Finding]:
+def of_copies(inputs: Inputs, pairs: Pairs, doubted: Collection[int] = ()) -> list[Finding]:
     """Return the images that are copies of one that is kept.
 
-    Of several copies, those that are held out are kept, then the largest, then the first.
+    Of several copies, those that are held out are kept, then those whose label is not doubted, then the
+    largest, then the first.
+    doubted: rows whose label looks wrong.
     """
     alike: dict[int, dict[int, tuple[float, bool]]] = {}
     for (one, other), mirrored, similarity in zip(
@@ -94,7 +97,9 @@ def of_copies(inputs: Inputs, pairs: Pairs) -> list[Finding]:
         for row in rows[1:]:  # equal images may be too smooth to be compared by their structure
             alike.setdefault(row, {})[rows[0]] = alike.setdefault(rows[0], {})[row] = 1.0, False
     areas = inputs.sizes.prod(1).tolist()
-    order = sorted(alike, key=lambda row: (SPLITS.index(inputs.splits[row]), -areas[row], row))
+    order = sorted(
+        alike, key=lambda row: (SPLITS.index(inputs.splits[row]), row in doubted, -areas[row], row)
+    )
     kept, findings = set[int](), list[Finding]()
     for row in order:
         near = [other for other in alike[row] if other in kept]

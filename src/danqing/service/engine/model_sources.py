@@ -5,11 +5,10 @@ import contextlib
 import importlib.util
 import json
 import logging
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
+from danqing import interpreter
 from danqing.folder_formats import is_export
 from danqing.service.engine.catalogue import Catalogue
 from danqing.service.settings import Settings
@@ -48,10 +47,10 @@ async def prepare(settings: Settings, catalogue: Catalogue) -> None:
 async def _export(models: Mapping[str, str], settings: Settings, catalogue: Catalogue) -> None:
     """Have models exported by a process of its own, which returns the memory of PyTorch when it ends."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "danqing.service.engine.export_once"),
+        *interpreter.command("danqing.service.engine.export_once"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=interpreter.environment(),
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
+from danqing import interpreter
 from danqing.frames import Buffer, Header
 from danqing.service.engine.connections import FrameProtocol
 
@@ -50,16 +49,16 @@ class WorkerProcess:
 
         Raises OSError or RuntimeError if the machine has no room for it, and leaves nothing behind.
         """
-        inherited = {**_ENVIRONMENT, **os.environ, **environment}
+        inherited = {**_ENVIRONMENT, **interpreter.environment(), **environment}
         with contextlib.ExitStack() as undo:
             mine, theirs = socket.socketpair()
             undo.callback(mine.close)
             with theirs:
                 process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "danqing.service.engine.worker", str(theirs.fileno())],
+                    interpreter.command("danqing.service.engine.worker", str(theirs.fileno())),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
-                    env={**inherited, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env=inherited,
                 )
             undo.callback(process.wait)
             undo.callback(process.kill)

@@ -4,6 +4,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from danqing.errors import DanqingError
 from danqing.service.errors import ApiError, answer
@@ -56,9 +57,14 @@ def _meant(request: Request) -> str:
     """
     parts = [part for part in request.url.path.split("/") if part]
     parts = parts[1:] if parts[:2] == ["v1", "v1"] else parts
-    known = {getattr(route, "path", "") for route in request.app.routes}
     near = ("/" + "/".join(parts), "/v1/" + "/".join(parts))
-    return next((path for path in near if path in known), "")
+    return next((path for path in near if path != request.url.path and _exists(request, path)), "")
+
+
+def _exists(request: Request, path: str) -> bool:
+    """Return whether a route answers at a path; routers within routers do not list theirs."""
+    scope = {**request.scope, "path": path}
+    return any(route.matches(scope)[0] is not Match.NONE for route in request.app.routes)
 
 
 async def _disconnect(request: Request, error: Exception) -> Response:

@@ -5,10 +5,11 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
+
+from danqing import interpreter
 
 NICENESS = 10
 """How far the processes of training step back for the service."""
@@ -27,16 +28,15 @@ def start(
     with (folder / "lock").open("a") as lock, (folder / "output.log").open("ab") as said:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "danqing", *command],
+            interpreter.command("danqing", *command),
             pass_fds=[lock.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=said if out is None else out,
             stderr=said,
             start_new_session=True,  # Ctrl-C in the terminal of the service is not meant for it
             env={
-                **os.environ,
+                **interpreter.environment(),
                 **environment,
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                 "DANQING_LANG": "en",
             },
         )

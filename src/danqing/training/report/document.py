@@ -87,7 +87,8 @@ def write(run_folder: str | Path) -> Path:
 def _lead(facts: Mapping[str, Any], config: str) -> str:
     data, plan, progress = (facts.get(name) or {} for name in ("data", "plan", "progress"))
     found = re.search(r'^family = "(\w+)"', config, re.MULTILINE)
-    sentence = f"A {families.display_name(found[1])}" if found else "A model"
+    name = families.with_article(families.display_name(found[1]) if found else "model")
+    sentence = f"{name[0].upper()}{name[1:]}"
     if data.get("images"):
         sentence += f" trained on {data['images']:,} images"
     if data.get("name"):
