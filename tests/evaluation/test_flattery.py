@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import danqing as dq
-from danqing.cli.train import run_text
+from danqing.cli.run_output import run_text
 from danqing.data import Dataset
 from danqing.errors import EvaluationError
 from danqing.evaluation.evaluate import score_samples
