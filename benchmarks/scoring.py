@@ -23,7 +23,7 @@ from danqing.evaluation.frechet import frechet_distance
 from danqing.evaluation.neighbours import manifold_scores
 from danqing.evaluation.networks import open_network
 from danqing.images import Images
-from danqing.training.run import Run
+from danqing.training.outcome import Run
 
 AT_ONCE = 256
 NETWORK = "efficientnet-lite0"

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 _METHOD = multiprocessing.get_context("forkserver")
-_PRELOADED = ["danqing.cli", "danqing.training.run", "danqing.studies.compare", "danqing.studies.tune"]
+_PRELOADED = ["danqing.cli.commands", *(f"danqing.cli.{name}" for name in ("train", "compare", "tune"))]
+_PRELOADED += ["danqing.training.run", "danqing.studies.compare", "danqing.studies.tune"]
 _PRELOADED += ["torch._dynamo"]  # which optimisers import
 _COVERAGE = {"COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"}
 

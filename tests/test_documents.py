@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer.main
 
 import danqing
 from danqing import families, presets
-from danqing.cli import app
+from danqing.cli import commands
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("README*.md"))]
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = commands.command().commands
 
 
 def blocks(page: Path, language: str) -> list[str]:

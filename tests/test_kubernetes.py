@@ -11,16 +11,15 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-import typer.main
 import yaml
 
-from danqing.cli import app
+from danqing.cli import commands
 from danqing.service import settings
 from danqing.service.routes import operations
 
 KUBERNETES = Path(__file__).parents[1] / "deploy" / "kubernetes"
 MANIFESTS = sorted(path for path in KUBERNETES.rglob("*.yaml") if path.name != "kustomization.yaml")
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS = commands.command().commands
 
 TEMPLATE: dict[str, Any] = {
     "type": "object",

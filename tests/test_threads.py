@@ -107,6 +107,20 @@ def test_cores_that_others_keep_busy_are_not_free(monkeypatch: pytest.MonkeyPatc
     assert threads.free_cores(0.0) == 3
 
 
+def test_what_was_seen_before_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_allowed", lambda: frozenset({0, 1}))
+    monkeypatch.setattr(control_groups, "cpus", lambda: float("inf"))
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    spent = iter((0.0, 4.0, 0.0, 1.0))
+    monkeypatch.setattr(threads, "_seconds_of_others", lambda: next(spent))
+    for seconds, expected in ((0.1, 1), (4.0, 2)):
+        begun = threads.Look()
+        begun.time -= 4.0  # others have kept one core busy for all of it, and then for a quarter
+        assert threads.free_cores(seconds, looks=1, begun=begun) == expected
+    assert slept == [0.0, 0.0]
+
+
 def test_a_moment_of_work_elsewhere_takes_no_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_allowed", lambda: frozenset({0, 1}))
     monkeypatch.setattr(control_groups, "cpus", lambda: float("inf"))
@@ -131,7 +145,7 @@ def test_commands_that_paint_take_free_cores_unless_told(monkeypatch: pytest.Mon
     chosen: list[int] = []
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    monkeypatch.setattr(threads, "free_cores", lambda seconds: 1)
+    monkeypatch.setattr(threads, "free_cores", lambda seconds, begun: 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     machine.use_free_cores()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -46,9 +46,10 @@ if TYPE_CHECKING:
     from danqing.studies.results import Comparison
     from danqing.studies.tune import Tuning, tune
     from danqing.training.listener import Listener
+    from danqing.training.outcome import Run
     from danqing.training.rebuild import Rebuilt, rebuild_ema
     from danqing.training.report.document import report
-    from danqing.training.run import Run, train
+    from danqing.training.run import train
     from danqing.training.sharding import shard
     from danqing.trust.verify import Provenance, verify
 
@@ -128,7 +129,7 @@ _HOMES = {
     "Rebuilt": "danqing.training.rebuild",
     "Recognizer": "danqing.model.recognizer",
     "Robustness": "danqing.recognition.robustness",
-    "Run": "danqing.training.run",
+    "Run": "danqing.training.outcome",
     "Score": "danqing.evaluation.scores",
     "Shrinkage": "danqing.compress.shrink",
     "Tuning": "danqing.studies.tune",

@@ -145,11 +145,12 @@ def use_free_cores() -> None:
     A number of threads that the user has set is kept. For commands that sample or score: their results do not
     depend on the number of threads.
     """
-    import torch
+    begun = threads.Look()
+    import torch  # the time that it takes shows what other processes do
 
     here = torch.get_num_threads()
     if here > 1 and not threads.is_count_chosen():
-        torch.set_num_threads(min(here, threads.free_cores(_GLANCE_SECONDS)))
+        torch.set_num_threads(min(here, threads.free_cores(_GLANCE_SECONDS, begun=begun)))
 
 
 @dataclass

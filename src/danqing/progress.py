@@ -4,15 +4,15 @@ import enum
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.text import Text
+from typing import TYPE_CHECKING, Self
 
 from danqing.locale import translate, translate_exactly
 from danqing.quantities import duration
+
+if TYPE_CHECKING:  # imported where it is used: it would delay every command
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -46,8 +46,10 @@ def verbosity() -> Verbosity:
     return _verbosity
 
 
-def console() -> Console:
+def console() -> "Console":
     """Return a console for everything but the result."""
+    from rich.console import Console
+
     # A new one each time, since tests replace stderr.
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -59,7 +61,13 @@ def say(message: str, *, style: str = "") -> None:
     """
     if _verbosity is Verbosity.QUIET:
         return
-    console().print(Text(translate(message), style=style))
+    console().print(_text(translate(message), style))
+
+
+def _text(text: str, style: str = "") -> "Text":
+    from rich.text import Text
+
+    return Text(text, style=style)
 
 
 class Bar:
@@ -122,9 +130,12 @@ class Bar:
             self._last_line = now
             share = f"{done / total:.0%}" if total else f"{done:,.0f}"
             parts = (translate(f"{stage}: {share}"), detail, left)
-            console().print(Text(translate_exactly(", ").join(part for part in parts if part)))
+            console().print(_text(translate_exactly(", ").join(part for part in parts if part)))
 
     def _draw(self, done: float, total: float | None, stage: str, left: str, detail: str) -> None:
+        from rich.markup import escape
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
         if self._live is None:
             self._live = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -145,4 +156,4 @@ class Bar:
         """Print a line above the bar, unless quiet."""
         if _verbosity is Verbosity.QUIET:
             return
-        (self._live.console if self._live else self._console).print(Text(translate(message), style=style))
+        (self._live.console if self._live else self._console).print(_text(translate(message), style))

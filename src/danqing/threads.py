@@ -39,7 +39,14 @@ def is_count_chosen(environment: Mapping[str, str] = os.environ) -> bool:
     return any(name in environment for name in _COUNT_NAMES)
 
 
-def free_cores(seconds: float = _LOOK_SECONDS, looks: int = _LOOKS) -> int:
+class Look:
+    """The beginning of a measurement of what other processes do."""
+
+    def __init__(self) -> None:
+        self.time, self.others = time.monotonic(), _seconds_of_others()
+
+
+def free_cores(seconds: float = _LOOK_SECONDS, looks: int = _LOOKS, *, begun: Look | None = None) -> int:
     """Return how many cores other processes leave to this one.
 
     It is at least one.
@@ -48,14 +55,16 @@ def free_cores(seconds: float = _LOOK_SECONDS, looks: int = _LOOKS) -> int:
     looks: how many measurements at most; the first that finds all cores free is the last, and otherwise the
         best counts, so that a moment's work of another process does not. A core that others keep busy for
         more than half of a measurement is not free. On systems other than Linux, all are.
+    begun: the first measurement, if it has begun already. It lasts until now, or for `seconds`.
     """
     most = 1
     for _ in range(looks):
-        before = _seconds_of_others()
-        if before is None:
+        look, begun = begun or Look(), None
+        if look.others is None:
             return cores()
-        time.sleep(seconds)
-        others = ((_seconds_of_others() or before) - before) / seconds
+        time.sleep(max(0.0, look.time + seconds - time.monotonic()))
+        lasted = max(seconds, time.monotonic() - look.time)
+        others = ((_seconds_of_others() or look.others) - look.others) / lasted
         most = max(most, min(cores(), round(len(_allowed()) - others)))
         if most == cores():
             break

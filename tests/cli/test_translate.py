@@ -10,7 +10,7 @@ from PIL import Image
 
 import danqing
 from danqing.cli import main
-from danqing.cli.train import next_command
+from danqing.cli.run_output import next_command
 from danqing.errors import ConfigError
 from danqing.images import Images
 from danqing.training.run_files import read_json

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from PIL import Image
 
-from danqing.cli import app, main
+from danqing.cli import commands, main
 
 
 def paths(group: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -33,7 +32,7 @@ def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", list(paths(typer.main.get_command(app))), ids=" ".join)
+@pytest.mark.parametrize("path", list(paths(commands.command())), ids=" ".join)
 @pytest.mark.parametrize("option", ["--quiet", "--verbose"])
 def test_every_command_accepts_both(
     path: tuple[str, ...], option: str, capsys: pytest.CaptureFixture[str]

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 from rich.console import Console
 
 import danqing
 from danqing import presets, progress
-from danqing.cli import app, main, output
+from danqing.cli import commands, main, output
 from danqing.cli.arguments import parse_settings, parse_size, parse_value
 from danqing.errors import ConfigError
 from danqing.training import config_reading
@@ -110,7 +109,7 @@ def verbs(group: Any, *before: str) -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("verb", verbs(typer.main.get_command(app)), ids=" ".join)
+@pytest.mark.parametrize("verb", verbs(commands.command()), ids=" ".join)
 def test_every_verb_has_help_with_examples_and_json(
     verb: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import danqing as dq
-from danqing.cli import app
+from danqing.cli import commands
 from danqing.compress.distill import default_minutes
 from danqing.data import open_dataset
 from danqing.errors import ConfigError
@@ -143,7 +143,7 @@ def test_the_command_distils_and_a_model_learns_few_steps_from_scratch(
     words = ["distill", str(teacher.folder), "--steps", "1", "--data", str(pictures), "--images", "48"]
     words += ["--trajectories", "20", "--out", str(tmp_path / "one"), "--json"]
     words += ["--set", "model.solution.discriminator_features=4"]
-    done = CliRunner().invoke(app, words)
+    done = CliRunner().invoke(commands.app(["distill"]), words)
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["status"] == "finished"
     settings = {**FLOW, "objective": "solution", "num_steps": "4"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import danqing as dq
-from danqing.cli.train import run_text
+from danqing.cli.run_output import run_text
 from danqing.data import Dataset
 from danqing.errors import EvaluationError
 from danqing.evaluation.evaluate import score_samples
@@ -21,7 +21,7 @@ from danqing.families import REGISTRY, build, can_sample, parse_config
 from danqing.model.model import Model
 from danqing.studies.search import Search, Trial, _Running, best_of
 from danqing.studies.search_space import Dimension
-from danqing.training.run import read_run
+from danqing.training.outcome import read_run
 from danqing.training.run_files import read_lines
 from tests.evaluation.models import small_model
 from tests.small_run import TWO_STAGES

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from danqing import cli, locale
-from danqing.cli import help_text
+from danqing import locale
+from danqing.cli import commands, help_text
 from danqing.locale import extract
 from danqing.locale.catalogue import is_specific, placeholders, read_entries
 
@@ -91,7 +91,7 @@ def _paragraphs(text: str | None) -> list[str]:
 
 def test_the_whole_help_has_translations():
     known = locale.catalogue("zh")
-    shown = {text for text in _help_texts(cli.whole_command()) if text not in known.exact}
+    shown = {text for text in _help_texts(commands.command()) if text not in known.exact}
     missing = sorted(text for text in shown if known.translate(text) == text)
     assert not missing
 

@@ -13,7 +13,7 @@ from danqing.cli import main
 from danqing.errors import ConfigError
 from danqing.images import Images
 from danqing.requested_attributes import OutsideTrainingWarning
-from danqing.training.run import Run
+from danqing.training.outcome import Run
 from tests.small_run import SMALL
 
 COMMON = {

@@ -12,7 +12,7 @@ from danqing.cluster.world import joined
 from danqing.errors import TrainingError
 from danqing.training import checkpoint
 from danqing.training.following import Lead, _Follower
-from danqing.training.run import open_data
+from danqing.training.run_data import open_data
 from tests import forked
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import danqing as dq
 from danqing import threads
 from danqing.errors import ConfigError, DanqingError, TrainingError
-from danqing.training import run as run_module
+from danqing.training import outcome
 from danqing.training.json_lines import AppendedLines
 from danqing.training.run_files import read_json
 from danqing.training.run_folder import RunFolder
@@ -366,14 +366,14 @@ def test_a_new_run_takes_the_free_cores_and_an_old_one_its_own(pictures, tmp_pat
 def test_a_damaged_run_json_is_an_error_in_one_sentence(content, tmp_path):
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(TrainingError, match=r"run\.json is damaged"):
-        run_module.read_run(tmp_path)
+        outcome.read_run(tmp_path)
 
 
 def test_a_run_reads_back_from_its_folder(pictures, tmp_path):
     run = train(pictures, tmp_path / "run")
-    assert run_module.read_run(tmp_path / "run") == run
+    assert outcome.read_run(tmp_path / "run") == run
     with pytest.raises(TrainingError, match="not a run folder"):
-        run_module.read_run(Path(tmp_path))
+        outcome.read_run(Path(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from danqing.cluster.world import World
 from danqing.errors import ConfigError, TrainingError
 from danqing.training.config_reading import from_toml
 from danqing.training.following import _Follower
-from danqing.training.run import open_data
+from danqing.training.run_data import open_data
 from danqing.training.run_files import read_json
 from danqing.training.run_folder import RunFolder
 from tests.data.shards.making import folder_of

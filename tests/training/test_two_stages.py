@@ -16,8 +16,8 @@ from PIL import Image
 
 import danqing as dq
 from danqing import machine, presets
+from danqing.cli.run_output import leave_if_interrupted
 from danqing.cli.show import show
-from danqing.cli.train import leave_if_interrupted
 from danqing.data import Augment, Batches, open_dataset
 from danqing.errors import ConfigError, TrainingError
 from danqing.evaluation.candidate import open_candidate

@@ -20,6 +20,13 @@ DataArgument = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+UnseenSplitOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Which part of the data: test, validation, held-out, train or all.",
+        show_default="the first that the model did not learn from",
+    ),
+]
 RayOption = Annotated[
     str | None,
     typer.Option(

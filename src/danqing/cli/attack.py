@@ -8,7 +8,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import DeviceOption, ModelArgument
+from danqing.cli.arguments import DeviceOption, ModelArgument, UnseenSplitOption
 from danqing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,13 +74,7 @@ def attack(
             show_default="500; 64 if the model does not classify; 1000 for --outside",
         ),
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Which part of the data: test, validation, held-out, train or all.",
-            show_default="the first that the model did not learn from",
-        ),
-    ] = None,
+    split: UnseenSplitOption = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
     device: DeviceOption = "auto",
     out: Annotated[

@@ -18,7 +18,7 @@ from danqing.cli.arguments import (
     TrainingSizeOption,
     size_and_settings,
 )
-from danqing.cli.train import INTERRUPTED
+from danqing.cli.exit_codes import INTERRUPTED
 from danqing.errors import TrainingError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import MarksOption
-from danqing.cli.train import leave_if_interrupted, run_payload, run_text, train_with_bar
+from danqing.cli.run_output import leave_if_interrupted, run_payload, run_text, train_with_bar
 from danqing.errors import ConfigError
 from danqing.trust.settings import MarkSettings
 

@@ -8,7 +8,8 @@ import typer
 from danqing import progress
 from danqing.cli import output
 from danqing.cli.arguments import DeviceOption, size_and_settings
-from danqing.cli.train import INTERRUPTED, leave_if_interrupted, run_payload, run_text
+from danqing.cli.exit_codes import INTERRUPTED
+from danqing.cli.run_output import leave_if_interrupted, run_payload, run_text
 from danqing.training.display import Display
 
 EXAMPLES = """Examples:

@@ -8,7 +8,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
-from danqing.cli.arguments import DeviceOption, RayOption, parse_size
+from danqing.cli.arguments import DeviceOption, RayOption, UnseenSplitOption, parse_size
 
 if TYPE_CHECKING:
     from danqing.evaluation.evaluate import Evaluation
@@ -67,13 +67,7 @@ def evaluate(
     n: Annotated[
         int, typer.Option("-n", min=2, help="How many images to sample, or to read at most.")
     ] = 10_000,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Which part of the data: test, validation, held-out, train or all.",
-            show_default="the first that the model did not learn from",
-        ),
-    ] = None,
+    split: UnseenSplitOption = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same scores.")] = 0,
     size: Annotated[
         str | None, typer.Option(help="Width x height at which folders are compared.", metavar="W[xH]")

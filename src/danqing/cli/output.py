@@ -1,27 +1,23 @@
 """Output of the command line: messages on stderr, only the result on stdout."""
 
 import contextlib
-import io
 import json
 import math
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from danqing.errors import ConfigError
+from danqing.cli import streams
 from danqing.locale import translate, translate_exactly
 from danqing.progress import console, say
 from danqing.version import __version__
 
-_FAIL = ("strict", "surrogateescape")
-"""How streams treat characters that they lack, by default: with an exception, for most of them."""
 _LIBRARIES = ("torch", "numpy", "pillow", "safetensors", "pydantic")
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout; progress stays on stderr.")
@@ -34,7 +30,7 @@ def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool, is_sour
     `payload` as one JSON object, or `text` for people. is_source: programs read the text too, so it is not
     translated.
 
-    Raises ConfigError if stdout cannot be written, as on a full disk.
+    Raises ConfigError as `streams.write`.
     """
     if as_json:
         is_utf8 = str(sys.stdout.encoding).lower().replace("-", "") == "utf8"
@@ -42,35 +38,7 @@ def result(payload: Mapping[str, Any], text: str = "", *, as_json: bool, is_sour
     elif text:
         text = text.rstrip("\n")
         text = text if is_source else "\n".join(map(_line, text.split("\n")))
-    try:
-        sys.stdout.write(text + "\n" if text else "")
-        sys.stdout.flush()
-    except OSError as error:
-        sys.stdout = _nothing("w")  # or the interpreter would fail to flush it once more
-        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has what it wants
-            return
-        raise ConfigError(
-            f"The result cannot be written to stdout ({error.strerror}): make room, or send it elsewhere."
-        ) from error
-
-
-def prepare_streams() -> None:
-    """Let nothing that is printed fail for its characters, or for want of a stream.
-
-    What the encoding of a stream lacks is written as an escape, as Python does on stderr. A stream that is
-    closed, as in a service or behind `>&-`, takes or gives nothing.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, _nothing(mode))
-        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors in _FAIL:
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _nothing(mode: str) -> TextIO:
-    """Return a stream that takes or gives nothing."""
-    return cast(TextIO, open(os.devnull, mode, encoding="utf-8"))
+    streams.write(text + "\n" if text else "")
 
 
 def error(message: str, *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from danqing.cli import output
-from danqing.cli.train import tokenizer_text
+from danqing.cli.run_output import tokenizer_text
 from danqing.errors import ModelError
 from danqing.quantities import duration
 

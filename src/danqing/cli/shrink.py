@@ -7,6 +7,7 @@ import typer
 
 from danqing import progress
 from danqing.cli import output
+from danqing.cli.arguments import UnseenSplitOption
 
 if TYPE_CHECKING:
     from danqing.compress.shrink import Shrinkage
@@ -62,13 +63,7 @@ def shrink(
     features: Annotated[
         str, typer.Option(help="The network that images are compared by, as for danqing evaluate.")
     ] = "auto",
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Which part of the data: test, validation, held-out, train or all.",
-            show_default="the first that the model did not learn from",
-        ),
-    ] = None,
+    split: UnseenSplitOption = None,
     seed: Annotated[int, typer.Option(help="The seed of the samples.")] = 0,
     as_json: output.JsonOption = False,
 ) -> None:

@@ -18,7 +18,8 @@ from danqing.cli.arguments import (
     TrainingSizeOption,
     size_and_settings,
 )
-from danqing.cli.train import IMAGE_TO_TRANSLATE, INTERRUPTED, next_command
+from danqing.cli.exit_codes import INTERRUPTED
+from danqing.cli.run_output import IMAGE_TO_TRANSLATE, next_command
 from danqing.training.run_files import read_json
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from danqing.errors import ConfigError
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
 from danqing.training.listener import Listener
+from danqing.training.outcome import Run
 from danqing.training.request import model_path
-from danqing.training.run import Run, train
+from danqing.training.run import train
 from danqing.training.trajectories import check_teacher
 from danqing.training.transfer import Source, decided
 

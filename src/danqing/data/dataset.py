@@ -13,13 +13,13 @@ from torch import Tensor
 
 from danqing.data.attributes import Attribute, Example
 from danqing.data.captions import captions_of
-from danqing.data.manifest import Manifest, read_manifest
+from danqing.data.manifest import read_manifest
 from danqing.data.order import BucketOrder, Order, ShuffledOrder
 from danqing.data.records import DatasetInfo, digest
 from danqing.data.shards.stream import Stream
+from danqing.data.stored_records import StoredRecords
 from danqing.data.target_store import TargetStore
 from danqing.data.targets import TargetClasses, Targets
-from danqing.data.tensor_file import TensorFile
 from danqing.errors import DataError
 from danqing.images import conform, eight_bits
 from danqing.names import match
@@ -56,7 +56,7 @@ class Dataset:
         self.cache, self.info, self.sources, self.stream = cache, info, sources, stream
         self._manifest = read_manifest(cache) if stream is None else stream.manifest
         self.target_classes = target_classes or self._manifest.targets
-        self._store: _Store | Stream = stream or _Store(cache, self._manifest)
+        self._store: StoredRecords | Stream = stream or StoredRecords(cache, self._manifest)
         self._rows: NDArray[np.integer] | None = None
         self._names = self._manifest.label_names
         if rows is not None:
@@ -399,57 +399,3 @@ class Dataset:
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"indices must lie in [0, {len(self)})")
         return wanted if self._rows is None else self._rows[wanted].astype(np.int64, copy=False)
-
-
-class _Store:
-    """The files of one cache; only the labels are held in memory."""
-
-    def __init__(self, cache: Path, manifest: Manifest) -> None:
-        self._images = TensorFile(cache / "images.safetensors")
-        self._records = TensorFile(cache / "records.safetensors")
-        count, height, width, channels = manifest.shape
-        shape = (height, width, channels)
-        stored: tuple[int, ...] = (count, 2, *shape) if manifest.pairs else manifest.shape
-        if manifest.buckets:
-            stored = (count, manifest.image_bytes * 8 // manifest.depth)
-        if self._images.shape("images") != stored:
-            raise DataError(f"The cache {cache} is damaged: delete that folder, and it is built again.")
-        labels = self._records.rows("labels", np.arange(count))
-        self._labels = labels.view(f"i{labels.shape[1]}")[:, 0]
-        self._buckets = np.broadcast_to(np.uint8(0), count)
-        if manifest.buckets:
-            self._buckets = self._records.rows("buckets", np.arange(count))[:, 0]
-        sizes = manifest.buckets or ((width, height),)
-        self._pairs, self._has_attributes = manifest.pairs, bool(manifest.attributes)
-        self._shapes = [(high, wide, channels) for wide, high in sizes]
-        self._dtype = np.dtype("<u2" if manifest.depth == 16 else "u1")
-
-    def images(
-        self, places: NDArray[np.int64], *, side: int = 0, bucket: int = 0
-    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
-        """Read the images at some positions, which are all in one bucket.
-
-        side: 1 reads the source images of pairs.
-        """
-        values, shape = self._images.rows("images", places).view(self._dtype), self._shapes[bucket]
-        if self._pairs:
-            return np.ascontiguousarray(values.reshape(len(places), 2, *shape)[:, side])
-        return np.ascontiguousarray(values[:, : math.prod(shape)]).reshape(len(places), *shape)
-
-    def labels_at(self, places: NDArray[np.int64]) -> NDArray[np.integer]:
-        labels: NDArray[np.integer] = self._labels[places]
-        return labels
-
-    def buckets_at(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
-        buckets: NDArray[np.uint8] = self._buckets[places]
-        return buckets
-
-    def attributes(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
-        if not self._has_attributes:
-            return np.zeros((len(places), 0), np.float32)
-        return self._records.rows("attributes", places).view("<f4").reshape(len(places), -1)
-
-    def texts(self, places: NDArray[np.int64]) -> tuple[str, ...]:
-        ends = self._records.rows("text_ends", np.stack([places, places + 1], axis=1).ravel())
-        spans = ends.view("<i8").reshape(-1, 2).tolist()
-        return tuple(self._records.part("texts", start, end).decode() for start, end in spans)

@@ -138,7 +138,7 @@ def lay_out(files: Files, split: str, declared: Declared = NOTHING_DECLARED) -> 
     kept = _chosen(files, images, split, told, targets, survey)
     layout.rows = _slices(files, _rows(files, kept, told, beside, column, targets, survey), survey)
     layout.rows += _missing(told, split, by_folder, survey)
-    survey.understood["Layout"] = layout_in_words(files, images, told)
+    survey.understood["Layout"] = layout_in_words(images, told)
     survey.understood["Split"] = split_in_words(images, split, by_folder)
     explain_others(files, survey, others, taken, told, beside, images)
     return layout

@@ -34,7 +34,7 @@ def where_captions_were_sought(told: Annotations, beside: dict[str, Beside]) -> 
     return f"none: looked for in {' and '.join(looked)}"
 
 
-def layout_in_words(files: Files, images: Sequence[Found], told: Annotations) -> str:
+def layout_in_words(images: Sequence[Found], told: Annotations) -> str:
     """Return how many images, folders and tables there are, in words."""
     folders = len({one.folders[0] for one in images if one.folders})
     parts = [f"{len(images):,} images"]

@@ -25,7 +25,7 @@ a grid of SCALES.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -157,19 +157,3 @@ def trace_by_signs(signs: Tensor) -> Trace:
         return (product * signs).flatten(1).sum(1)
 
     return estimate
-
-
-def exact_trace(slope: Tensor, x: Tensor) -> Tensor:
-    """Return div v exactly, by one gradient for each dimension."""
-    total = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    for direction in _directions(x[0]):
-        (product,) = torch.autograd.grad(slope, x, direction.expand_as(x), retain_graph=True)
-        total = total + (product * direction).flatten(1).sum(1)
-    return total
-
-
-def _directions(image: Tensor) -> Iterator[Tensor]:
-    for place in range(image.numel()):
-        direction = torch.zeros(image.numel(), dtype=image.dtype, device=image.device)
-        direction[place] = 1
-        yield direction.reshape(image.shape)

@@ -7,18 +7,21 @@ the layer itself, so that no layer has a second form for it.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from danqing.families import paths
 from danqing.families.base import Condition
-from danqing.families.flow import FlowModel
 from danqing.families.masked_order import known_when_written, spread
-from danqing.families.transformer import Attention, TransformerLearner
+from danqing.families.transformer import Attention
 from danqing.nets.flow.blocks import TextAttention, normalize
 from danqing.randomness import normal
+
+if TYPE_CHECKING:  # each of the two families does without the other
+    from danqing.families.flow import FlowModel
+    from danqing.families.transformer import TransformerLearner
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where on the way from noise to the image a flow is observed."""
@@ -26,7 +29,7 @@ STEPS = 12
 """In how many steps an image is written in masked order."""
 
 
-def of_transformer(model: TransformerLearner, images: Tensor, condition: Condition) -> Tensor:
+def of_transformer(model: "TransformerLearner", images: Tensor, condition: Condition) -> Tensor:
     """Return the attention of codes to the tokens of texts.
 
     Returns `[n, text length, rows, columns]`, the mean over heads, layers and the codes of a place.
@@ -56,7 +59,7 @@ def of_transformer(model: TransformerLearner, images: Tensor, condition: Conditi
     return mean.permute(0, 3, 1, 2)[:, : model.config.text.length]
 
 
-def of_flow(model: FlowModel, images: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
+def of_flow(model: "FlowModel", images: Tensor, condition: Condition, seeds: list[int]) -> Tensor:
     """Return the attention of noisy images to the tokens of texts.
 
     seeds: of the noise of each image.

@@ -9,8 +9,6 @@ from danqing.judging.ratings import Floats, Ratings, fit, probabilities
 from danqing.judging.stopping import parted
 from danqing.judging.votes import LEFT, RIGHT, Ints, Votes
 
-FOUR = 4
-
 
 def choose_next(
     votes: Votes, size: int, generator: np.random.Generator, *, waiting: Sequence[Sequence[int]] = ()

@@ -15,7 +15,7 @@ _SCALES = {Tensor.mul, Tensor.div}
 
 @contextlib.contextmanager
 def weightless() -> Iterator[None]:
-    """Let networks that are built in a block have no weights; they are on "meta"."""
+    """Build networks in a block without weights, on "meta"."""
     with torch.device("meta"), _NoValues():
         yield
 

@@ -121,7 +121,7 @@ def _load(layout: Layout, component: Component, options: LoadOptions, device: to
         dtype = options.torch_dtype(device)
         arguments |= {"torch_dtype" if is_diffusers else "dtype": dtype, "use_safetensors": True}
         arguments |= {"variant": component.variant, "output_loading_info": True}
-        if (quantization := _quantization(component, options, dtype, is_diffusers=is_diffusers)) is not None:
+        if (quantization := _quantization(component, options, dtype)) is not None:
             arguments["quantization_config"] = quantization
     try:
         loaded = chosen.from_pretrained(os.fspath(folder), **arguments)
@@ -170,9 +170,7 @@ def class_of(component: Component) -> Any:
     return found
 
 
-def _quantization(
-    component: Component, options: LoadOptions, dtype: torch.dtype, *, is_diffusers: bool
-) -> Any:
+def _quantization(component: Component, options: LoadOptions, dtype: torch.dtype) -> Any:
     """Return how a denoiser is stored by bitsandbytes; None for other components and formats."""
     if options.quantize in ("none", "float8") or component.name not in ("unet", "transformer"):
         return None

@@ -14,7 +14,6 @@ from danqing import weights
 from danqing.errors import ModelError
 
 INDEX = "model_index.json"
-LIBRARIES = ("diffusers", "transformers")
 _MAX_JSON_BYTES = 50_000_000
 _NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
 _WEIGHTS = re.compile(

@@ -62,7 +62,6 @@ class Trial:
         estimate: Estimate,
         *,
         better: bool = True,
-        note: str = "",
         **settings: Any,
     ) -> Score:
         """Return an estimate as a score that says how it was measured."""

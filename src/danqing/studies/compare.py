@@ -30,7 +30,7 @@ from danqing.studies.training_process import StartsTraining, Training, wait_unti
 from danqing.training import config_reading
 from danqing.training.command import command_line
 from danqing.training.config import RunConfig, differences
-from danqing.training.run import read_run
+from danqing.training.outcome import read_run
 from danqing.training.run_folder import RunFolder
 from danqing.version import __version__
 

@@ -138,7 +138,7 @@ class Lead:
 def follow(here: World, device: torch.device, open_data: OpenData) -> dict[str, Any]:
     """Do what the first process orders; returns the result as plain values.
 
-    open_data: opens the images of a run, as of `training.run`.
+    open_data: opens the images of a run, as of `training.run_data`.
     """
     follower = _Follower(here, device, open_data)
     with Interruption().handling_signals():  # the first process decides when to stop

@@ -30,7 +30,8 @@ from danqing.training.listener import Listener
 from danqing.training.post_hoc import averages_of, error_share, reconstruct
 from danqing.training.publication import Publisher
 from danqing.training.report import document as report
-from danqing.training.run import disk_errors_explained, open_data
+from danqing.training.run import disk_errors_explained
+from danqing.training.run_data import open_data
 from danqing.training.run_folder import RunFolder
 from danqing.training.schedule import Budget
 from danqing.training.snapshots import Snapshot, open_snapshots

@@ -7,7 +7,6 @@ import json
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
@@ -18,9 +17,8 @@ from danqing.cluster import ledger as ledgers
 from danqing.cluster.launch import end_with_launcher, launch
 from danqing.cluster.place import Place, check_power_of_two
 from danqing.cluster.world import joined, world
-from danqing.data import Dataset, open_dataset
 from danqing.data.degrade import Degradation
-from danqing.data.splits import Held, open_held
+from danqing.data.splits import Held
 from danqing.errors import ConfigError, TrainingError
 from danqing.model.loading import HasModel
 from danqing.model.model import Model
@@ -33,7 +31,6 @@ from danqing.training import (
     measured_runs,
     private_rules,
     pseudo_labels,
-    run_files,
     sharding,
 )
 from danqing.training.command import command_line, in_one_word
@@ -45,72 +42,14 @@ from danqing.training.following import Lead, follow
 from danqing.training.grains import grains_of
 from danqing.training.listener import Listener
 from danqing.training.memory import memory_errors_explained
+from danqing.training.outcome import Run, read_run
 from danqing.training.report import document as report
 from danqing.training.request import model_path, read_request
+from danqing.training.run_data import open_data
 from danqing.training.run_folder import RunFolder
 from danqing.training.trackers import check_service
 from danqing.training.trainer import Trainer
-from danqing.training.validation import FEWEST
 from danqing.trust.settings import MarkSettings
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """The result of a run.
-
-    status: "finished" or "interrupted".
-    seconds: of training alone.
-    final: the averages in the last line of the log.
-    reason: a sentence if the run ended before its budget was spent.
-    best: images, value and text of the best held-out score, which is that of the model; None if the run is
-    not evaluated.
-    cost: core_hours, energy_wh and peak_memory_bytes, each None if the machine does not report it.
-    tokenizer: facts of the first stage, if there are two; `seconds` and `cost` are then of both stages, and
-    everything else of the second.
-    ema: the EMA length of the model and how it was chosen, if averages of several lengths are kept.
-    translates: whether the model turns source images into others, and does not sample without them.
-    task: what it is for, "" if it is not an editor of images.
-    effect: what generated or unlabelled images changed, as a sentence; None if there are none, or if it is
-    not known.
-    privacy: what a private run has spent: epsilon, delta and how they follow; None if it is not private.
-    reconstructs: whether its samples say nothing, as those of a first stage, and it is shown by what it makes
-    of real images.
-    """
-
-    folder: Path
-    status: str
-    images: int
-    seconds: float
-    images_per_second: float
-    final: dict[str, float]
-    reason: str | None = None
-    best: dict[str, Any] | None = None
-    cost: dict[str, float | None] = field(default_factory=dict)
-    evaluation_seconds: float = 0.0
-    tokenizer: dict[str, Any] | None = None
-    ema: dict[str, Any] | None = None
-    translates: bool = False
-    task: str = ""
-    effect: str | None = None
-    privacy: dict[str, Any] | None = None
-    reconstructs: bool = False
-
-    @property
-    def evaluation_share(self) -> float:
-        """Return the share of time that evaluation took, in [0, 1]."""
-        spent = self.seconds + self.evaluation_seconds
-        return self.evaluation_seconds / spent if spent else 0.0
-
-    @property
-    def model(self) -> Path:
-        """The model folder."""
-        return RunFolder(self.folder).model
-
-    @property
-    def report(self) -> Path:
-        """The report, a self-contained HTML file."""
-        return RunFolder(self.folder).report
-
 
 P = ParamSpec("P")
 
@@ -342,86 +281,6 @@ def _compared(
     if recorded:
         report.write(folder.path)
     return read_run(folder.path)
-
-
-def read_run(path: str | Path) -> Run:
-    """Return the run in a folder; raises TrainingError if there is none, or it is damaged."""
-    folder = RunFolder(path)
-    facts = folder.facts()
-    folder.check_format()
-    if "progress" not in facts:
-        raise TrainingError(f"{path} is not a run folder.")
-    try:
-        return _run_of(folder, facts)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise folder.damaged(f"{type(error).__name__}: {error}") from error
-
-
-def _run_of(folder: RunFolder, facts: Mapping[str, Any]) -> Run:
-    """Return a run whose facts may say anything."""
-    lines = run_files.read_lines(folder.log_file)
-    return Run(
-        folder=folder.path,
-        status=facts["status"],
-        images=int(facts["progress"]["images"]),
-        seconds=facts["progress"]["seconds"]
-        + sum((facts.get("tokenizer") or {}).get(name, 0.0) for name in ("seconds", "codes_seconds")),
-        images_per_second=facts["progress"]["images_per_second"],
-        final=lines[-1] if lines else {},
-        reason=facts.get("reason"),
-        best=facts.get("best"),
-        cost=facts.get("cost") or {},
-        evaluation_seconds=facts["progress"].get("evaluation_seconds", 0.0),
-        tokenizer=facts.get("tokenizer"),
-        ema=facts.get("ema"),
-        translates=bool(facts.get("translates")),
-        task=facts.get("task", ""),
-        effect=next(
-            (found for key in ("generated", "unlabelled") if (found := facts.get(key, {}).get("verdict"))),
-            None,
-        ),
-        privacy=facts.get("privacy"),
-        reconstructs=bool(facts.get("reconstructs")),
-    )
-
-
-def open_data(
-    source: str | Path, config: RunConfig, folder: RunFolder, listener: Listener
-) -> tuple[RunConfig, Dataset, Held | None]:
-    """The images to train on and, if the run is evaluated, those that are held out.
-
-    In the configuration that is returned, "auto" has been decided. Raises DataError and TrainingError.
-    """
-    options: dict[str, Any] = {
-        "size": config.size,
-        **config.data.of_source(),
-        "on_progress": listener.on_data,
-    }
-    if config.evaluation.every_images == "auto":
-        whole = open_dataset(source, **options)
-        config = config.with_evaluation("tenth" if config.is_worth_evaluating(len(whole)) else 0)
-        folder.write_config(config)
-    if not config.evaluation.every_images:
-        return config, open_dataset(source, **options), None
-    held = open_held(source, config.evaluation.held_out, **options)
-    if len(held.judged) < FEWEST:
-        raise TrainingError(
-            f"{len(held.judged)} images are too few to score on: add images, raise evaluation.held_out, or "
-            "train with --evaluate-every 0."
-        )
-    if config.model.reads_labels:
-        _report_lost_labels(open_dataset(source, split="train", **options), held, listener)
-    return config, held.training, held
-
-
-def _report_lost_labels(whole: Dataset, held: Held, listener: Listener) -> None:
-    """Say which labels have too few images left to train on, because some are held out."""
-    lost = [label for label in whole.label_names if label not in held.training.label_names]
-    if lost:
-        listener.on_message(
-            f"The model will not know {', '.join(lost)}: with some images held out for scores, too few of "
-            "these labels are left to train on. Add images, or train with --evaluate-every 0."
-        )
 
 
 @contextlib.contextmanager

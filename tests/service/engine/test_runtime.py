@@ -18,11 +18,10 @@ import openai
 import psutil
 import pytest
 import tomli_w
-import typer.main
 from PIL import Image
 
 import danqing as dq
-from danqing.cli import app, serve
+from danqing.cli import commands, serve
 from danqing.compress.runtime import load, load_recognizer
 from danqing.compress.runtime.manifest import Codes
 from danqing.compress.runtime.model import check_marks
@@ -425,7 +424,7 @@ def test_settings_that_contradict_a_runtime_are_rejected(export: Callable[[str],
 def test_the_runtime_comes_from_the_command_line_the_environment_and_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    command = commands.command(["serve"]).commands["serve"]
     assert command.make_context("serve", ["model", "--runtime", "openvino"]).params["runtime"] == "openvino"
     monkeypatch.setenv("DANQING_RUNTIME", "onnx")
     assert command.make_context("serve", ["model"]).params["runtime"] == "onnx"

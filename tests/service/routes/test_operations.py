@@ -17,7 +17,6 @@ from shutil import which
 import httpx
 import psutil
 import pytest
-import typer.main
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
@@ -25,7 +24,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from danqing.cli import app as danqing
+from danqing.cli import commands
 from danqing.errors import ConfigError
 from danqing.service.observability import logs, tracing
 from danqing.service.observability.metrics import Metrics
@@ -290,5 +289,5 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
 
 def parses(words: list[str]) -> None:
     """Raises where a command is none."""
-    command = typer.main.get_command(danqing).commands[words[1]]  # type: ignore[attr-defined]
+    command = commands.command([words[1]]).commands[words[1]]
     assert command.make_context(words[1], words[2:]).params is not None

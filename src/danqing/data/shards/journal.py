@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from danqing import atomic
-from danqing.data.cache_build import Tally
 from danqing.data.shards.shard_file import Written
+from danqing.data.tally import Tally
 from danqing.errors import DataError
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from danqing.data.cache_build import plain_cell, printable
 from danqing.data.cleaned import cleaned
 from danqing.data.headers import described
 from danqing.data.layout import Declared
@@ -14,6 +13,7 @@ from danqing.data.shards.shard_file import LONGEST_LABEL, LONGEST_NAME, LONGEST_
 from danqing.data.shards.source import ShardSource
 from danqing.data.shards.table import SPLITS
 from danqing.data.sources import find_source
+from danqing.data.tally import plain_cell, printable
 from danqing.data.terms import NO_TERMS, Terms, terms_of
 from danqing.errors import ConfigError, DataError, MissingSplitError
 from danqing.image_files import MAX_BYTES, Deep, Frame, decode, inspect

@@ -15,7 +15,6 @@ import filelock
 
 from danqing import atomic, threads
 from danqing.data.cache import default_folder
-from danqing.data.cache_build import Tally, count_header, printable
 from danqing.data.consent import count
 from danqing.data.layout import NOTHING_DECLARED, Declared
 from danqing.data.records import ImageSpec, Record, Source, digest
@@ -28,6 +27,7 @@ from danqing.data.shards.shard_file import Entry, digest_of, write_shard
 from danqing.data.shards.spool import Group
 from danqing.data.shards.stores import Store, open_store
 from danqing.data.shards.table import SPLITS, About, Codes, SplitAbout, shard_name, write_table
+from danqing.data.tally import Tally, count_header, printable
 from danqing.errors import ConfigError, DataError
 from danqing.progress import ProgressCallback
 
