@@ -241,6 +241,8 @@ def test_one_run_one_budget_one_model_folder(pictures, tmp_path):
     assert tokenizer_text(run.tokenizer).endswith(f"; its reconstructions {reconstructed}")
     first, second = heard.plans
     assert first.then.codes_seconds > 0 == second.codes_seconds, "the images are encoded between the two"
+    assert first.then.images == second.images
+    assert first.then.seconds > 2 * first.then.grid_seconds > 0
     told = json.loads((run.folder / "tokenizer/run.json").read_text())["plan"]["then"]
     assert told["codes_seconds"] == first.then.codes_seconds
     report = run.report.read_text()

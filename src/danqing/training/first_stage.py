@@ -4,6 +4,7 @@ It is an ordinary run in the folder `tokenizer` of the run, with its share of th
 never changes the tokenizer, and can only be resumed with the tokenizer that it began with.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +26,7 @@ from danqing.families.tokenizers import LatentConfig, LatentStatistics
 from danqing.images import to_float, to_uint8
 from danqing.model import folder as model_folder
 from danqing.model import loading
+from danqing.model.model import Model
 from danqing.training import adapting, captions, codes, facts
 from danqing.training.codes import CodedBatches, Codes, augmentation, batch_options
 from danqing.training.config import RunConfig
@@ -35,6 +37,7 @@ from danqing.training.engine import initialise
 from danqing.training.interruption import Interruption
 from danqing.training.listener import Listener, Plan
 from danqing.training.position import Position
+from danqing.training.publication import brief_options, sample_grid
 from danqing.training.report import document as report
 from danqing.training.requirements import estimate_requirements
 from danqing.training.run_folder import RunFolder
@@ -220,11 +223,23 @@ class FirstStage:
         same = encoding.random(len(self.dataset))
         batches = CodedBatches(self.dataset, same, **batch_options(config, self.dataset, self.device))
         needs = estimate_requirements(config, batches, self.device, config.training.precision)
-        images = config.images
-        if images is None:
-            images = int(60 * (config.minutes or 0) * needs.images_per_second)
-        plan = needs.plan(images, self.device, stage=PRIOR)
+        images, grid_seconds = config.images, self._grid_seconds(config)
+        if images is None:  # as the second stage itself will decide
+            seconds, pauses = 60 * (config.minutes or 0), config.training.sample_grids * grid_seconds
+            images = int((seconds - min(pauses, seconds / 2)) * needs.images_per_second)
+        plan = needs.plan(images, self.device, grid_seconds=grid_seconds, stage=PRIOR)
         return replace(plan, codes_seconds=seen["codes_seconds"])
+
+    def _grid_seconds(self, config: RunConfig) -> float:
+        """Measure how long a grid of samples takes, by a few images of a model that is not trained."""
+        family = initialise(config).eval().to(self.device)
+        assert isinstance(family, Family)
+        model, whole = Model(family), config.training.sample_images
+        few = min(whole, model.chunk)
+        training = config.training.model_copy(update={"sample_images": few})
+        started = time.monotonic()
+        sample_grid(model, config.model_copy(update={"training": training}), brief_options(model))
+        return (time.monotonic() - started) * math.ceil(whole / few)
 
     def _encoding(self, first: RunConfig) -> float:
         """Measure how long it will take to encode the images, with a tokenizer that is not trained."""
