@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import danqing as dq
 from danqing.editing.contract import Edit, ImageToEdit
@@ -210,5 +211,41 @@ def test_a_family_that_cannot_is_told_with_those_that_can() -> None:
         dq.vary(vqvae, image)
     with pytest.raises(ConfigError, match="'truncation'"):
         dq.vary(random_pixels(), image, truncation=1.0)
-    with pytest.raises(ConfigError, match="four numbers"):
-        dq.fill(random_pixels(), image, box=(0, 0, 2))
+
+
+def test_numbers_that_mean_nothing_are_refused_and_those_of_numpy_are_taken() -> None:
+    image, model = np.zeros((8, 8, 3), np.uint8), random_pixels()
+    boxes = np.array([[0, 0, 2, 2], [4, 4, 3, 3]])
+    filled = dq.fill(model, image, box=boxes)  # type: ignore[arg-type]
+    assert np.array_equal(filled, dq.fill(model, image, box=[(0, 0, 2, 2), (4, 4, 3, 3)]))
+    assert np.array_equal(
+        dq.fill(model, image, box=boxes[0]),  # type: ignore[arg-type]
+        dq.fill(model, image, box=(0, 0, 2, 2)),
+    )
+    for box in ((0, 0, 2), (0.5, 0, 2, 2), [(0, 0, 2)], "0,0,2,2", [[[0, 0, 2, 2]]]):
+        with pytest.raises(ConfigError, match="box has four whole numbers"):
+            dq.fill(model, image, box=box)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expand has four whole numbers"):
+        dq.fill(model, image, expand=(1, 2))
+    with pytest.raises(
+        ConfigError, match="A mask is a file, a folder or an array of true and false, not Image"
+    ):
+        dq.fill(model, image, mask=Image.new("L", (8, 8)))  # type: ignore[arg-type]
+    for call in (dq.vary, dq.enhance, dq.translate, dq.upscale):
+        for options in ({"tile": -1}, {"overlap": -1}):
+            editor = model if call is dq.vary else editor_of(call is dq.upscale)
+            with pytest.raises(ConfigError, match="must be a number of pixels"):
+                call(editor, image, **options)  # type: ignore[operator]
+    for options in ({"tile": -1}, {"overlap": -1}):
+        with pytest.raises(ConfigError, match="must be a number of pixels"):
+            dq.fill(model, image, box=(0, 0, 2, 2), **options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="A seed is a whole number from 0 on"):
+        dq.vary(model, image, seed=-1)
+    with pytest.raises(ConfigError, match="at least 1"):
+        dq.vary(model, __file__, out="out", n=0)
+
+
+def editor_of(is_larger: bool) -> Model:
+    """A tiny model that restores images, or makes them larger."""
+    shape = {"width": 8, "height": 8, "channels": 3, "source_channels": 3, "features": 4, "blocks": 1}
+    return Model(build(parse_config({"family": "regression", **shape, "source_scale": 1 + is_larger})))

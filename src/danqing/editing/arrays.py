@@ -16,6 +16,7 @@ from danqing.errors import ConfigError, DataError
 from danqing.image_files import DeepPixels, Range
 from danqing.images import Images
 from danqing.randomness import derived_seed
+from danqing.requested import image_seeds
 from danqing.trust.settings import MarkSettings
 
 Array = NDArray[Any]
@@ -51,6 +52,7 @@ def apply(
     Raises ConfigError if `out` or options are given with images in memory, if `out` is missing for several
     files, for a reference without a page, and for an unknown option.
     """
+    image_seeds(0, seed, None)  # raises ConfigError for a negative one
     if unknown := [name for name in options if name not in (*FILE_OPTIONS, "extra")]:
         known = ", ".join(FILE_OPTIONS)
         raise ConfigError(f"There is no option {', '.join(unknown)}: those of files are {known}.", unknown[0])

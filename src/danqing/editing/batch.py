@@ -134,6 +134,8 @@ def edit_files(
     Raises ConfigError if `out` cannot be used, if it holds the results of another edit, or if more memory is
     needed; DataError if there are no images; DanqingError if nothing can be written.
     """
+    if n < 1:
+        raise ConfigError(f"n is the number of versions of each image, at least 1 (got {n}).", "n")
     most = parse_memory(memory) if isinstance(memory, str) else memory
     settings, inputs = MarkSettings.of(marks), find(source)
     with outputs.opened(out, inputs, dry_run=dry_run) as place:

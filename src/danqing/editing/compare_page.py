@@ -238,8 +238,8 @@ def write_page(results: CompareResults, out: Path) -> Path:
         lead=_lead(results, len(shown)),
         head=page.tiles(_tiles(results)),
         sections=[
-            _listed(results.failed, "not edited"),
-            _listed(results.unread, "edited and cannot be shown"),
+            _left_out(results.failed, "not edited"),
+            _left_out(results.unread, "edited and cannot be shown"),
             _images(shown),
             _settings(results),
         ],
@@ -326,7 +326,7 @@ def _numbers(one: ComparedImage) -> Iterator[tuple[str, str]]:
         yield "Time", duration(one.seconds) if one.seconds >= 0.1 else f"{1000 * one.seconds:.0f} ms"
 
 
-def _listed(reasons: Mapping[str, str], what: str) -> str:
+def _left_out(reasons: Mapping[str, str], what: str) -> str:
     """Return a note on images that the page does not show, with their reasons."""
     if not reasons:
         return ""

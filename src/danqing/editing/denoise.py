@@ -46,7 +46,7 @@ class ZeroShotDenoise:
     def __post_init__(self) -> None:
         if self.noise not in get_args(Noise):
             raise ConfigError(f"noise is {self.noise!r}: choose auto, white or correlated.", "noise")
-        rules.check(strength=self.strength)
+        rules.check(strength=self.strength, tile=self.tile)
         if self.steps < 1:
             raise ConfigError(f"steps is {self.steps}: choose at least 1.", "steps")
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from danqing import options as rules
 from danqing.editing import arrays
 from danqing.editing.arrays import Array
 from danqing.editing.batch import BatchResult
@@ -33,6 +35,7 @@ class Fill:
 
     tile, overlap: of the windows, as `windows.plan` takes them.
     are_levels: as `WindowModel.value_range` takes it.
+    Raises ConfigError for a tile or an overlap below 0.
     """
 
     model: WindowModel
@@ -40,6 +43,9 @@ class Fill:
     tile: int = 0
     overlap: int | None = None
     are_levels: bool = True
+
+    def __post_init__(self) -> None:
+        rules.check(tile=self.tile, overlap=self.overlap)
 
     @property
     def verb(self) -> str:
@@ -161,7 +167,7 @@ def fill(
         invert=invert,
         grow=grow,
         feather=feather,
-        expand=_four(expand),
+        expand=_four("expand", expand),
     )
     used = opened(model)
     for_files, own = divided(options, used)
@@ -174,16 +180,17 @@ def fill(
 
 
 def _boxes(box: Sequence[int] | Sequence[Sequence[int]]) -> tuple[Window, ...]:
-    flat = [side for side in box if isinstance(side, int)]
-    several = [flat] if flat else [each for each in box if not isinstance(each, int)]
-    return tuple(Window(*_four(each)) for each in several)
+    """Return boxes, of which one may be given without a list around it; raises ConfigError."""
+    is_one = len(box) > 0 and np.ndim(box[0]) == 0
+    return tuple(Window(*_four("box", each)) for each in cast(Any, [box] if is_one else box))
 
 
-def _four(numbers: Sequence[int]) -> tuple[int, int, int, int]:
-    """Return four numbers; raises ConfigError for any other count."""
-    if len(numbers) != 4:
-        raise ConfigError(f"A box and expand have four numbers each, and {list(numbers)} has {len(numbers)}.")
-    return numbers[0], numbers[1], numbers[2], numbers[3]
+def _four(name: str, numbers: Sequence[int]) -> tuple[int, int, int, int]:
+    """Return four numbers; raises ConfigError for any other."""
+    if np.shape(numbers) != (4,) or not all(isinstance(each, Integral) for each in numbers):
+        raise ConfigError(f"{name} has four whole numbers, and {numbers!r} is not that.", name)
+    first, second, third, fourth = (int(each) for each in numbers)
+    return first, second, third, fourth
 
 
 def _touched(where: Mask) -> Window:

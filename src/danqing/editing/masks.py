@@ -81,6 +81,12 @@ class Masks:
                     "top, width and height.",
                     "box",
                 )
+        if self.source is not None and not isinstance(self.source, Path | np.ndarray):
+            raise ConfigError(
+                "A mask is a file, a folder or an array of true and false, not "
+                f"{type(self.source).__name__}: give its array, such as np.asarray(image) > 127.",
+                "mask",
+            )
         if isinstance(self.source, Path) and not self.source.exists():
             raise ConfigError(f"There is no mask at {self.source}: give a file or a folder.", "mask")
         if isinstance(self.source, np.ndarray) and (self.source.dtype != np.bool_ or self.source.ndim != 2):

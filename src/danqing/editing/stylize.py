@@ -124,6 +124,7 @@ def method_of(
         raise ConfigError(f"{', '.join(options)} is for optimize: leave it out.", next(iter(options)))
     if tile and model is None:
         raise ConfigError("tile is for a trained style, others see each image whole: leave it out.", "tile")
+    rules.check(tile=tile)
     chosen = str(choose_device(device))
     if model is not None:
         if optimize:

@@ -48,7 +48,7 @@ class Translation:
     strength: how much of the result counts, beside the image; 0 keeps the file.
     tile: the side of tiles or windows in pixels, 0 chooses. overlap: of these, None chooses.
     are_levels: as `WindowModel.value_range` takes it.
-    Raises ConfigError for another strength.
+    Raises ConfigError for another strength, and for a tile or an overlap below 0.
     """
 
     model: WindowModel
@@ -61,7 +61,7 @@ class Translation:
     are_levels: bool = True
 
     def __post_init__(self) -> None:
-        rules.check(strength=self.strength)
+        rules.check(strength=self.strength, tile=self.tile, overlap=self.overlap)
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -37,7 +37,7 @@ class Vary:
 
     strength: from 0, which keeps the file, to 1, which keeps nothing of the image.
     tile, overlap: of the windows. are_levels: as `WindowModel.value_range` takes it.
-    Raises ConfigError for another strength.
+    Raises ConfigError for another strength, and for a tile or an overlap below 0.
     """
 
     model: WindowModel
@@ -47,7 +47,7 @@ class Vary:
     are_levels: bool = True
 
     def __post_init__(self) -> None:
-        rules.check(strength=self.strength)
+        rules.check(strength=self.strength, tile=self.tile, overlap=self.overlap)
 
     @property
     def verb(self) -> str:

@@ -20,6 +20,8 @@ FREQUENCIES, COLOUR_CELLS = 8, 4
 """A vector has so many frequencies and so many cells of colour along each axis."""
 LENGTH = FREQUENCIES**2 + 2 * COLOUR_CELLS**2
 _CELLS = 16
+_BAND = 1 << 20
+"""Pixels that are described at once: a large image needs little memory besides its own."""
 _KEPT = 0.8
 """The share of each side that the vector describes."""
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of ITU-R BT.601, as in JPEG
@@ -103,22 +105,33 @@ def _described(pixels: NDArray[Any], spans: tuple[tuple[float, float], ...]) -> 
     Returns frequencies of the luminance `[down, across, FREQUENCIES, FREQUENCIES]`, and two colours
     `[2, down, across, COLOUR_CELLS, COLOUR_CELLS]`.
     """
+    height, width, channels = pixels.shape
+    count, size, cells = len(spans), FREQUENCIES, COLOUR_CELLS
+    waves = _waves(height, spans), _waves(width, spans).T
+    averages = _means(height, spans, cells), _means(width, spans, cells).T
+    lumas = np.zeros((count * size, count * size), np.float32)
+    differences = np.zeros((2, count * cells, count * cells), np.float32)
+    rows = max(1, _BAND // width)
+    for top in range(0, height, rows):
+        band = slice(top, top + rows)
+        colours, luma = _coloured(pixels[band])
+        lumas += waves[0][:, band] @ (luma @ waves[1])
+        if channels >= 3:
+            both = np.stack([colours[..., 2] - luma, colours[..., 0] - luma])
+            differences += averages[0][:, band] @ (both @ averages[1])
+    frequencies: Values = lumas.reshape(count, size, count, size).swapaxes(1, 2)
+    means: Values = differences.reshape(2, count, cells, count, cells).swapaxes(2, 3)
+    return frequencies, means
+
+
+def _coloured(pixels: NDArray[Any]) -> tuple[Values, Values]:
+    """Return the colours `[h, w, 1 or 3]` of pixels on white, and their luminance `[h, w]`."""
     colours: NDArray[Any] = eight_bits(pixels).astype(np.float32)
     if colours.shape[2] in (2, 4):
         opacity = colours[..., -1:] / 255
         colours = colours[..., :-1] * opacity + 255 * (1 - opacity)
     luma: NDArray[Any] = colours @ _LUMA if colours.shape[2] == 3 else colours[..., 0]
-    height, width = luma.shape
-    count, size = len(spans), FREQUENCIES
-    found = _waves(height, spans) @ luma @ _waves(width, spans).T
-    frequencies: Values = found.reshape(count, size, count, size).swapaxes(1, 2)
-    size = COLOUR_CELLS
-    if colours.shape[2] == 1:
-        return frequencies, np.zeros((2, count, count, size, size), np.float32)
-    differences = np.stack([colours[..., 2] - luma, colours[..., 0] - luma])
-    found = _means(height, spans, size) @ differences @ _means(width, spans, size).T
-    means: Values = found.reshape(2, count, size, count, size).swapaxes(2, 3)
-    return frequencies, means
+    return colours, luma
 
 
 @lru_cache(64)
