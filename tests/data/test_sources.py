@@ -321,6 +321,17 @@ def test_shards_without_a_training_name_never_teach_the_test(tmp_path: Path) -> 
     assert not (learnt.images([0, 1]) == judged.images([0])).flatten(1).all(1).any()
 
 
+def test_a_damaged_column_of_splits_is_a_data_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = pa.table({"image": [{"bytes": png(0)}] * 4, "split": ["elsewhere"] * 4})
+    pq.write_table(rows, path, compression="none", write_statistics=False)
+    content = path.read_bytes()
+    place = content.index(b"elsewhere")
+    path.write_bytes(content[: place - 20] + b"\xff" * 20 + content[place:])
+    with pytest.raises(DataError, match="cannot be read as a Parquet file"):
+        open_dataset(path)
+
+
 def test_a_damaged_row_group_of_a_parquet_shard_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     table = pa.table({"image": [png(n) for n in range(100)], "label": [f"{n % 2}" for n in range(100)]})

@@ -44,6 +44,13 @@ CALLS: dict[str, dict[str, Callable[[Model], Images]]] = {
     },
     "translation": {"translated": lambda model: model.translate(given(model))},
     "vqvae": {"sample": sample, "reconstructed": lambda model: model.reconstruct(given(model))},
+    "flow": {
+        "sample": sample,
+        "guided": lambda model: sample(model, guidance_scale=2.0),
+        "exact": lambda model: sample(model, sampler="heun", num_steps=4),
+        "varied": lambda model: model.vary(given(model), strength=0.4, seeds=SEEDS, label=label(model)),
+    },
+    "latent-flow": {"sample": sample},
     "regression": {"translated": lambda model: model.translate(Images(given(model).array[:, ::2, ::2]))},
 }
 

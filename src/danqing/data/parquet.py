@@ -172,8 +172,7 @@ class ParquetSource:
         self._left_out.clear()
         chosen, known = list[range | list[int]](), set[str]()
         for shard in self.shards:
-            cells = self._open(shard).read(columns=[column]).column(0).to_pylist()
-            splits = list(map(split_of_cell, cells))
+            splits = list(map(split_of_cell, self._cells(shard, column)))
             chosen.append([place for place, split in enumerate(splits) if split == self.split])
             known |= set(splits)
             self._left_out.update(f"in the {split} split" for split in splits if split != self.split)
@@ -185,6 +184,14 @@ class ParquetSource:
     def _open(self, shard: Path) -> Any:
         try:
             return self._parquet.ParquetFile(shard)
+        except Exception as error:  # pyarrow's errors share no base of their own
+            raise DataError(f"{shard} cannot be read as a Parquet file ({error}).") from error
+
+    def _cells(self, shard: Path, column: str) -> list[Any]:
+        """Return the cells of a column."""
+        file = self._open(shard)
+        try:
+            return list(file.read(columns=[column]).column(0).to_pylist())
         except Exception as error:  # pyarrow's errors share no base of their own
             raise DataError(f"{shard} cannot be read as a Parquet file ({error}).") from error
 
@@ -256,7 +263,7 @@ class ParquetSource:
     def _are_labels_whole(self) -> bool:
         """Return whether all labels are whole numbers, since pandas may have turned integers into floats."""
         for shard in self.shards:
-            values = self._open(shard).read(columns=[self._meaning.label]).column(0).to_pylist()
+            values = self._cells(shard, self._meaning.label)
             if any(isinstance(one, float) and not one.is_integer() for one in values if one == one):
                 return False
         return True
