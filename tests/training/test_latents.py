@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import danqing as dq
-from danqing.cli.train import tokenizer_text
+from danqing.cli.run_output import tokenizer_text
 from danqing.data import Augment, Batches, open_dataset
 from danqing.errors import ConfigError
 from danqing.evaluation.features import feature_info
@@ -125,7 +125,7 @@ def test_cached_latents_equal_fresh_ones_in_every_view(autoencoder, tmp_path):
 def test_the_time_to_encode_is_that_of_all_views(autoencoder, monkeypatch):
     dataset, family = autoencoder
     clock = iter([0.0, 5.0, 7.0, 9.5])  # the first time, memory is allocated
-    monkeypatch.setattr(codes.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("danqing.training.codes.time.perf_counter", lambda: next(clock))
     monkeypatch.setattr(codes, "_PIXELS_AT_ONCE", 25 * 8 * 12)  # sixty pictures in three parts
     encoding = codes.encoding_of(family, Compresses)
     spent = codes.seconds_to_encode(encoding, dataset, codes.views_of(Augment(flip=True), 7, 4), CPU)

@@ -418,7 +418,9 @@ def _read_grids(file: TensorFile) -> list[tuple[int, int]]:
 def _write(path: Path, encoded: Encoded, on_progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
     format: np.dtype[Any] = FORMATS[encoded.format]
     end = int(np.prod(encoded.shape)) * format.itemsize
-    layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, end]}}
+    layout: dict[str, dict[str, Any]] = {
+        "codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, end]}
+    }
     moments = Moments(encoded.shape[1], encoded.places) if encoded.kind == "latents" else None
     grids = np.array(encoded.grids, "<i4").tobytes()
     if moments is not None:
