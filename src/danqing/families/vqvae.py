@@ -92,6 +92,7 @@ class VQVAE(Autoencoder):
     lends: ClassVar[str] = "encoder"
 
     config: VQVAEConfig
+    decoder: GridDecoder
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__(config)

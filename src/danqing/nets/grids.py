@@ -45,7 +45,7 @@ class GridShape:
     @property
     def factor(self) -> int:
         """Return the sides of a place of the grid in pixels."""
-        return 2**self.downsamplings
+        return int(2**self.downsamplings)
 
     @property
     def widths(self) -> list[int]:

@@ -82,8 +82,8 @@ def encoding_of(tokenizer: object, reads: type = Tokenizes) -> Encoding:
     """Return what a tokenizer makes of images, as `HasTokenizer.reads` wants it."""
     if reads is Compresses:
         assert isinstance(tokenizer, Compresses)
-        both = tokenizer.compress, tokenizer.expand
-        return Encoding("latents", "F16", tokenizer.latent_shape, *both, factor=tokenizer.factor)
+        shape, factor = tokenizer.latent_shape, tokenizer.factor
+        return Encoding("latents", "F16", shape, tokenizer.compress, tokenizer.expand, factor=factor)
     assert isinstance(tokenizer, Tokenizes)
     format = "I16" if tokenizer.vocabulary <= 2**15 else "I32"
     both = tokenizer.tokenize, tokenizer.detokenize
@@ -418,7 +418,9 @@ def _read_grids(file: TensorFile) -> list[tuple[int, int]]:
 def _write(path: Path, encoded: Encoded, on_progress: ProgressCallback, stopped: Callable[[], bool]) -> None:
     format: np.dtype[Any] = FORMATS[encoded.format]
     end = int(np.prod(encoded.shape)) * format.itemsize
-    layout = {"codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, end]}}
+    layout: dict[str, dict[str, Any]] = {
+        "codes": {"dtype": encoded.format, "shape": encoded.shape, "data_offsets": [0, end]}
+    }
     moments = Moments(encoded.shape[1], encoded.places) if encoded.kind == "latents" else None
     grids = np.array(encoded.grids, "<i4").tobytes()
     if moments is not None:
