@@ -161,7 +161,7 @@ class Compresses(Protocol):
 
     @property
     def factor(self) -> int:
-        """Return how many pixels wide and high a place of the latents is.
+        """Return the sides of a place of latents in pixels.
 
         The last row and column of places may reach beyond the image.
         """

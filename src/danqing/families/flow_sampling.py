@@ -369,7 +369,7 @@ class InvertibleFlow(FlowEditor):
 
 
 class SizedFlow(InvertibleFlow):
-    """A flow model that samples other sizes than its own, and seamless images."""
+    """A flow model that samples other sizes and seamless images."""
 
     def sample_defaults(self) -> Mapping[str, Any]:
         return {**super().sample_defaults(), "seamless": "none"}

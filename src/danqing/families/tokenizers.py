@@ -177,7 +177,10 @@ class PixelLatents(nn.Module):
         return images
 
     def expand(self, latents: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Return the latents, bounded to [-1, 1]; they have the size of the images."""
+        """Return the latents, bounded to [-1, 1].
+
+        They have the size of the images.
+        """
         return latents.clamp(-1, 1)
 
 

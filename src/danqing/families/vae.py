@@ -434,7 +434,7 @@ class GridVAE(VAE):
 
     @property
     def factor(self) -> int:
-        """Return how many pixels wide and high a place is."""
+        """Return the sides of a place of latents in pixels."""
         return int(2**self.config.downsamplings)
 
     @property

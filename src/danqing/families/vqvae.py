@@ -92,6 +92,7 @@ class VQVAE(Autoencoder):
     lends: ClassVar[str] = "encoder"
 
     config: VQVAEConfig
+    decoder: GridDecoder
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__(config)
@@ -174,7 +175,7 @@ class VQVAE(Autoencoder):
 
     @property
     def factor(self) -> int:
-        """Return how many pixels wide and high a place is."""
+        """Return the sides of a place of latents in pixels."""
         return int(2**self.config.downsamplings)
 
     @property

@@ -44,8 +44,8 @@ class GridShape:
 
     @property
     def factor(self) -> int:
-        """Return how many pixels wide and high a place of the grid is."""
-        return 2**self.downsamplings
+        """Return the sides of a place of the grid in pixels."""
+        return int(2**self.downsamplings)
 
     @property
     def widths(self) -> list[int]:
@@ -57,9 +57,9 @@ class GridShape:
 
 
 def grid_of(size: tuple[int, int], factor: int) -> tuple[int, int]:
-    """Return the rows and columns of the grid of an image of a (height, width).
+    """Return the rows and columns of the grid of an image.
 
-    factor: the sides of a place in pixels.
+    size: (height, width) of the image. factor: the sides of a place in pixels.
     """
     return -(-size[0] // factor), -(-size[1] // factor)
 

@@ -82,8 +82,8 @@ def encoding_of(tokenizer: object, reads: type = Tokenizes) -> Encoding:
     """Return what a tokenizer makes of images, as `HasTokenizer.reads` wants it."""
     if reads is Compresses:
         assert isinstance(tokenizer, Compresses)
-        both = tokenizer.compress, tokenizer.expand
-        return Encoding("latents", "F16", tokenizer.latent_shape, *both, factor=tokenizer.factor)
+        shape, factor = tokenizer.latent_shape, tokenizer.factor
+        return Encoding("latents", "F16", shape, tokenizer.compress, tokenizer.expand, factor=factor)
     assert isinstance(tokenizer, Tokenizes)
     format = "I16" if tokenizer.vocabulary <= 2**15 else "I32"
     both = tokenizer.tokenize, tokenizer.detokenize
