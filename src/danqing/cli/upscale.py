@@ -50,7 +50,7 @@ def upscale(
     reference: ReferenceOption = None,
     as_json: output.JsonOption = False,
 ) -> None:
-    """Enlarge images; their average over each pixel of the input stays."""
+    """Enlarge images by the scale that the model learned."""
     edit_options.check(images, out, marks)
     options, is_picked, seed = sample_options(settings, None), seed == -1, picked_seed(seed)
 

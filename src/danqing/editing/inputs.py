@@ -69,7 +69,10 @@ class Inputs(NamedTuple):
         return self.files.read(name)
 
     def depth(self, name: str) -> int:
-        """Return how many bits a value of an image has, 8 or 16; 16 if that is unknown."""
+        """Return how many bits a value of an image has.
+
+        They are 8 or 16; 16 if that is unknown.
+        """
         try:
             return image_files.inspect(self.read(name)).depth
         except DataError:

@@ -98,8 +98,11 @@ def embed(
     marked, share = _added(colours, change, _error(form, activity), where)
     if marked is None:
         return None
+    del colours
+    marked *= unit
+    marked += np.float32(0.5)
     result = pixels.copy()
-    result[:, :, : colours.shape[2]] = (marked * unit + np.float32(0.5)).astype(pixels.dtype)
+    result[:, :, : marked.shape[2]] = marked.astype(pixels.dtype)
     if (not is_whole or share < 0.5) and not _is_found(result, key, form, number):
         return None
     return result
@@ -209,11 +212,13 @@ def _added(
     if not energy:
         return None, 0.0
     change = change[:, :, None] * np.float32(error / math.sqrt(energy / count))
-    marked = np.clip(colours + change, 0, 255)
+    marked = colours + change  # in place from here on: a photo has hundreds of megabytes as floats
+    np.clip(marked, 0, 255, out=marked)
     reached = _rms(marked - colours, count) / error
     if reached < 0.99:
         gain = min(_LARGEST_GAIN, 1 / max(reached, 1e-3))
-        marked = np.clip(colours + change * np.float32(gain), 0, 255)
+        np.add(colours, change * np.float32(gain), out=marked)
+        np.clip(marked, 0, 255, out=marked)
         reached = _rms(marked - colours, count) / error
     return marked, reached
 
