@@ -121,6 +121,18 @@ def test_a_first_look_counts_what_is_there(data: Path) -> None:
     assert first_look(dq.open_dataset(data, split="test"), data) is None
 
 
+def test_equal_images_with_different_labels_are_the_first_to_be_said(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    for row, labels in enumerate([("a", "b", "a"), ("a", "a"), *[("a", "b")[row % 2] for row in range(10)]]):
+        for number, label in enumerate(labels):
+            folder = tmp_path / "data" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[row]).save(folder / f"{row}-{number}.png")
+    sentence = first_look(dq.open_dataset(tmp_path / "data"), "data")
+    assert sentence is not None
+    assert "look: 3 equal to one with another label, 3 equal to another" in sentence
+
+
 def test_an_image_far_from_all_others_is_an_outlier() -> None:
     rng = torch.Generator().manual_seed(0)
     features = 5 + torch.randn(300, 400, generator=rng)

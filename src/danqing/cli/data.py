@@ -224,6 +224,9 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Masks": _with_classes(report.understood.get("Masks"), dataset.target_classes.mask),
         "Attributes": ", ".join(one.in_words() for one in dataset.attributes),
         "Duplicates": f"{report.duplicates:,}" if report.duplicates else "none",
+        "Label conflicts": f"{report.contradicted:,} equal to one with another label"
+        if report.contradicted
+        else None,
         "Not used": "\n  ".join([f"{count:,}", *skipped, *more]) if count else "none",
         "Not read": report.understood.get("Not read"),
         "Notes": "\n  ".join(report.notes),

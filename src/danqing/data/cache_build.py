@@ -221,7 +221,11 @@ class Build:
         if targets.classes:
             hasher.update(targets.classes.model_dump_json().encode() + targets.digest)
         counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(float)
-        report = self._report(tally, tally.images - len(np.unique(digests)), targets)
+        duplicates = tally.images - len(np.unique(digests))
+        report = self._report(tally, duplicates, targets)
+        report = report.model_copy(
+            update={"contradicted": _contradicted(digests, labels) if duplicates else 0}
+        )
         manifest = Manifest(
             version=VERSION,
             fingerprint=hasher.hexdigest(),
@@ -304,6 +308,16 @@ def write_header(path: Path, name: str, shape: tuple[int, ...], depth: int = 8) 
     with open(path, "r+b") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         _sync(file)
+
+
+def _contradicted(digests: NDArray[np.bytes_], labels: NDArray[np.signedinteger[Any]]) -> int:
+    """Count the images that equal one with another label."""
+    known = labels >= 0
+    if not known.any():
+        return 0
+    groups = np.unique(digests[known], return_inverse=True)[1]
+    group, _ = np.unique(np.stack([groups, labels[known]]), axis=1)
+    return int((np.bincount(group)[groups] > 1).sum())
 
 
 def _write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:

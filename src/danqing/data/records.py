@@ -207,6 +207,7 @@ class DataReport(BaseModel):
     their number by reason. left_out: those that are not wanted, such as images in another split or not in
     the table, and those whose owners reserve training. skipped_files, left_out_files: the first of each by
     name. records: those that were read. duplicates: images whose pixels equal those of an earlier one.
+    contradicted: images whose pixels equal those of one with another label; an earlier version left it at 0.
     understood: how the data was read, by topic. formats: the number of images per file format; empty if they
     were never encoded, or an earlier version read them. source_sizes: the smallest and the largest (width,
     height) before resizing, per side. consent: what the files say of the rights in them and of people.
@@ -223,6 +224,7 @@ class DataReport(BaseModel):
     left_out: dict[str, int] = {}
     left_out_files: tuple[Skipped, ...] = ()
     duplicates: int = 0
+    contradicted: int = 0
     understood: dict[str, str] = {}
     notes: tuple[str, ...] = ()
     formats: dict[str, int] = Field(default_factory=dict)

@@ -42,6 +42,8 @@ def first_look(dataset: Dataset, data: str | Path) -> str | None:
         found[-1] += f" of {count:,} that were looked at"
     if report.duplicates:
         found.insert(0, f"{report.duplicates:,} equal to another")
+    if report.contradicted:
+        found.insert(0, f"{report.contradicted:,} equal to one with another label")
     if not found:
         return None
     page = shlex.join(["danqing", "data", "clean", str(data), "--out", "clean.html"])
