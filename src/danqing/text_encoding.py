@@ -25,7 +25,10 @@ def decode_text(content: bytes) -> str:
 
 
 def why_unreadable(error: Exception) -> str:
-    """Return in words why a text file cannot be read, from what opening, decoding or parsing it raised."""
+    """Return in words why a text file cannot be read.
+
+    error: what opening, decoding or parsing it raised.
+    """
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8, so save it as UTF-8"
     if isinstance(error, OSError):
@@ -34,9 +37,10 @@ def why_unreadable(error: Exception) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text, which only line feeds and carriage returns end.
+    """Return the lines of a text.
 
-    `str.splitlines` also cuts at separators such as U+2028, which texts and strings of JSON may contain.
+    Only line feeds and carriage returns end them. `str.splitlines` also cuts at separators such as U+2028,
+    which texts and strings of JSON may contain.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]

@@ -48,7 +48,7 @@ class Zips:
 
 
 class WithTables:
-    """The members of archives, and the tables of the folder that the archives are in.
+    """The members of archives, and the tables of their folder.
 
     A table is named as if it were at the top of the archives.
     """
@@ -83,13 +83,19 @@ class WithTables:
 
 
 def with_tables(archives: Files, folder: Path) -> Files:
-    """Return archives with the tables beside them, which count only if the archives hold none."""
+    """Return archives with the tables beside them.
+
+    These count only if the archives hold none.
+    """
     beside = tables_in(folder)
     return WithTables(archives, folder, beside) if beside and not _has_tables(archives) else archives
 
 
 def note_tables(archive: Files) -> None:
-    """Note that tables beside an archive are not read when the archive itself is named."""
+    """Warn in the notes of an archive of tables beside it.
+
+    They are read only if their folder is named.
+    """
     beside = tables_in(archive.path.parent)
     if beside and not _has_tables(archive):
         archive.notes.append(
@@ -98,7 +104,10 @@ def note_tables(archive: Files) -> None:
 
 
 def tables_in(folder: Path) -> list[str]:
-    """Return the names of the tables in a folder; none if it cannot be listed."""
+    """Return the names of the tables in a folder.
+
+    There are none if it cannot be listed.
+    """
     try:
         return sorted(name for name in os.listdir(folder) if name.lower() in TABLES)
     except OSError:

@@ -148,7 +148,10 @@ class Tars:
 
 
 def titles(shards: Sequence[Path]) -> list[str]:
-    """Return a name for each shard; equal names in two folders include the folder's name."""
+    """Return a name for each shard.
+
+    Equal names in two folders include the folder's name.
+    """
     counts = Counter(shard.name for shard in shards)
     return [s.name if counts[s.name] == 1 else f"{s.parent.name}_{s.name}" for s in shards]
 

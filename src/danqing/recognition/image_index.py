@@ -200,9 +200,9 @@ class ImageIndex:
         }
 
     def follow(self, data: str, split: str) -> None:
-        """Take another place for the images if they have left theirs, and some of them are there.
+        """Take another place for images that have left theirs.
 
-        The next update saves it.
+        Some of them must be there. The next update saves it.
         """
         if data == self.facts.data or not self._is_left():
             return
