@@ -82,9 +82,8 @@ def save(out: Path, parser: str, kind: str, place: str, content: bytes, detail: 
 def child(parser: str, out: Path, seconds: float, seed: int, engine: str) -> None:
     """Read inputs until the time is over."""
     warnings.simplefilter("ignore")
-    shared, atheris = Shared(out / f"{parser}.state"), None
-    if engine == "atheris":
-        import atheris
+    shared = Shared(out / f"{parser}.state")
+    atheris: Any = importlib.import_module("atheris") if engine == "atheris" else None
     with atheris.instrument_imports(include=["danqing"]) if atheris else contextlib.nullcontext():
         from foreign_files import PARSERS
 

@@ -98,7 +98,8 @@ def other_files() -> list[bytes]:
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     ramp = np.linspace(0, 4095, SIZE * SIZE).reshape(SIZE, SIZE).astype(np.uint16)
-    scan, volume = pydicom.Dataset(), nibabel.Nifti1Image(np.stack([ramp] * 3, 2).astype(np.int16), np.eye(4))
+    scan = pydicom.Dataset()
+    volume: Any = nibabel.Nifti1Image(np.stack([ramp] * 3, 2).astype(np.int16), np.eye(4))  # type: ignore[no-untyped-call]
     scan.file_meta = FileMetaDataset()
     scan.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     scan.file_meta.MediaStorageSOPClassUID = scan.SOPClassUID = CTImageStorage
@@ -122,9 +123,9 @@ def other_files() -> list[bytes]:
         volume.to_bytes(),
         gzip.compress(volume.to_bytes()),
         heif.getvalue(),
-        imagecodecs.jpegxl_encode(np.asarray(picture())),
-        imagecodecs.jpegxl_encode(colour),
-        imagecodecs.png_encode(colour),
+        bytes(imagecodecs.jpegxl_encode(np.asarray(picture()))),
+        bytes(imagecodecs.jpegxl_encode(colour)),
+        bytes(imagecodecs.png_encode(colour)),
         tiff(colour, photometric="rgb", compression="deflate", tile=(16, 16)),
         tiff(colour, photometric="rgb", predictor=True, compression="zstd", bigtiff=True),
         tiff(ramp.astype(np.float32)),
@@ -452,7 +453,8 @@ def model_weights(folder: Path) -> Parser:
         source = weights.InMemory("weights", memoryview(bytearray(content)))
         _tried(weights.stand_ins, source)
         _tried(weights.views, source)
-        _tried(lambda: (weights.check(source, expected), weights.read(source, expected)))
+        _tried(weights.check, source, expected)
+        _tried(weights.read, source, expected)
         _load(place)
 
     return Parser(read, [(GOLDEN / "translation" / "model.safetensors").read_bytes()])
@@ -525,7 +527,7 @@ def scores(folder: Path) -> Parser:
     """Read scores, and the files of runs that pages and cards show; the first byte says which."""
     from danqing.evaluation import scores as score_files
     from danqing.training import run_files
-    from danqing.training.run import read_run
+    from danqing.training.outcome import read_run
 
     run = folder / "run"
     (run / "samples").mkdir(parents=True)

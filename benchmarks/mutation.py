@@ -162,7 +162,8 @@ class Mutator:
 
     def _json(self, value: Any) -> bytes:
         value, draw = copy.deepcopy(value), self._random
-        holder, key = [value], 0
+        holder: Any = [value]
+        key: Any = 0
         while isinstance(inner := holder[key], dict | list) and inner and draw.random() < 0.8:
             holder, key = inner, draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
         root = holder if isinstance(holder, list) and holder[0] is value else [value]

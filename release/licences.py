@@ -70,7 +70,7 @@ def licence(name: str) -> str:
     """Return the licence that an installed package states; "" if it states none."""
     if name in STATED:
         return STATED[name]
-    told = metadata.metadata(name)
+    told: Any = metadata.metadata(name)  # a message of an e-mail, which its type does not say
     kinds = [
         one.rpartition("::")[2].strip() for one in told.get_all("Classifier") or [] if "License ::" in one
     ]

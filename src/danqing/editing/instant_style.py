@@ -117,7 +117,8 @@ class InstantStyle:
     def _style_vector(self) -> NDArray[np.float32]:
         assert self.style_image is not None
         pixels = decode(self.style_image, size=(_STYLE_SIDE, _STYLE_SIDE), channels=3)
-        return _run(READS_STYLE, pixels[None].astype(np.float32) / 255)
+        zero_to_one: NDArray[np.float32] = np.divide(pixels[None], 255, dtype=np.float32)
+        return _run(READS_STYLE, zero_to_one)
 
 
 def _from_zero(images: Tensor) -> NDArray[np.float32]:

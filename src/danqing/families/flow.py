@@ -87,6 +87,7 @@ class FlowConfig(LatentConfig):
     mask_share: float = Field(0.0, ge=0, le=1)
     pairs: bool = False
     source_noise: float = Field(0.5, ge=0, le=10)
+    coarse_noise: float = Field(1.0, ge=1, le=2)
     guide: bool = False
     objective: Literal["flow", "solution"] = "flow"
     solution: SolutionConfig = SolutionConfig()
@@ -396,6 +397,7 @@ class FlowModel(LatentStage, HasGuide, Grows):
         """
         if not self.config.pairs:
             return noise
+        noise = paths.coarsened(noise, self.config.coarse_noise)
         return self.source(condition, noise.shape[-2:]) + self.config.source_noise * noise
 
     def source(self, condition: Condition, size: Sequence[int]) -> Tensor:

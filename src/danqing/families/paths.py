@@ -11,6 +11,9 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from danqing.nets.layers import pad_to_even
 
 PathName = Literal["linear", "vp", "edm"]
 Prediction = Literal["image", "residual", "velocity", "noise"]
@@ -106,6 +109,24 @@ def mix(t: Tensor, images: Tensor, start: Tensor) -> Tensor:
     t: `[n]`; images, start: `[n, c, h, w]`, where start is noise or what else the path begins with.
     """
     return torch.lerp(start, images, wide(t))
+
+
+def coarsened(noise: Tensor, factor: float) -> Tensor:
+    """Multiply what halving the sides of noise leaves by `factor`, again and again.
+
+    noise: `[n, c, h, w]`. Detail of 2^k pixels becomes `factor`^k times as strong, so that a network can read
+    from it what large areas shall become: of white noise, large areas have next to nothing. A factor of 2
+    gives each octave the same energy, as in images (Field 1987).
+    """
+    height, width = noise.shape[-2:]
+    if factor == 1 or max(height, width) == 1:
+        return noise
+    half = F.avg_pool2d(pad_to_even(noise), 2)
+
+    def whole(x: Tensor) -> Tensor:
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)[..., :height, :width]
+
+    return noise - whole(half) + factor * whole(coarsened(2 * half, factor)) / 2
 
 
 def predicted_image(path: PathName, prediction: Prediction, output: Tensor, z: Tensor, t: Tensor) -> Tensor:
