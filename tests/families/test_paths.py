@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from danqing.families import paths
 
@@ -112,3 +113,22 @@ def test_only_pixels_under_the_mask_count() -> None:
     output = x.clone()
     output[..., 2:] += 1
     assert paths.training_loss("linear", "image", output, x, noise, t, mask).max() == 0
+
+
+def test_coarse_noise_gives_all_sizes_the_same_energy():
+    noise = torch.randn(64, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(paths.coarsened(noise, 1.0), noise)
+    for factor in (1.5, 2.0):
+        coarse = paths.coarsened(noise, factor)
+        for halvings in range(6):
+            area = 2**halvings
+            average = F.avg_pool2d(coarse, area)
+            if area < 32:  # what the next halving removes
+                average = average - F.interpolate(F.avg_pool2d(average, 2), scale_factor=2.0)
+            expected = (1 if area == 32 else 0.75) * (factor / 2) ** (2 * halvings)
+            assert average.square().mean().item() == pytest.approx(expected, rel=0.2)
+    for size in ((5, 7), (1, 9), (1, 1)):
+        odd = torch.randn(3, 1, *size)
+        assert paths.coarsened(odd, 2.0).shape == odd.shape
+        whole = paths.coarsened(odd, 2.0)
+        assert torch.allclose(paths.coarsened(odd[1:2], 2.0), whole[1:2])

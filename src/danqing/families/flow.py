@@ -62,7 +62,8 @@ class FlowConfig(LatentConfig):
     grow: for networks of several resolutions; `flow_growth.py` explains what is learned at each size.
     mask_share: the share of images learned with a mask, so that the network fills; 0 is none.
     pairs: learn a translation, from the source image of each pair to its target. source_noise: the standard
-        deviation of the noise that is added to the source.
+        deviation of the noise that is added to the source. coarse_noise: how much stronger the noise becomes
+        with each doubling of the size of what it draws, from 1 (white noise) to 2.
     guide: keep an early copy of the network, which guidance can lead away from.
     objective: learn the velocity alone ("flow"), or the whole way to the image, for a few steps ("solution");
         `solution` then says how.
@@ -126,6 +127,8 @@ class FlowConfig(LatentConfig):
                 "the guide is an early copy of the network, which is a small one where the network grows: "
                 "leave guide or grow out"
             )
+        if self.coarse_noise > 1 and (self.grow or not self.pairs):
+            raise ValueError("coarse_noise is for models of pairs that do not grow: set coarse_noise = 1")
         if self.pairs and self.mask_share:
             raise ValueError("a model of pairs does not fill: set mask_share = 0")
         if self.tokenizer and (self.mask_share or self.pairs or self.noise_chooses_images):

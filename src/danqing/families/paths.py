@@ -112,11 +112,11 @@ def mix(t: Tensor, images: Tensor, start: Tensor) -> Tensor:
 
 
 def coarsened(noise: Tensor, factor: float) -> Tensor:
-    """Multiply what halving the sides of noise leaves by `factor`, again and again.
+    """Make coarse parts of white noise stronger.
 
-    noise: `[n, c, h, w]`. Detail of 2^k pixels becomes `factor`^k times as strong, so that a network can read
-    from it what large areas shall become: of white noise, large areas have next to nothing. A factor of 2
-    gives each octave the same energy, as in images (Field 1987).
+    noise: `[n, c, h, w]`. factor: from 1; areas of 2^k by 2^k pixels become `factor`^k times as strong. The
+    average of a large area of white noise is close to 0, so it says little of which colour the area shall
+    have. With a factor of 2 all sizes have the same energy, as in photographs (Field 1987).
     """
     height, width = noise.shape[-2:]
     if factor == 1 or max(height, width) == 1:
