@@ -545,7 +545,7 @@ def test_stylegans_numbered_folders_are_shards_not_classes(kind: str, tmp_path: 
     assert len(bare) == 6
 
 
-@pytest.mark.parametrize("labels", [5, "ab", [1, 2], [["0.png"]], {"0.png": [1, 2]}])
+@pytest.mark.parametrize("labels", [5, "ab", [1, 2], [["0.png"]], {"0.png": [1, 2], "1.png": [3]}])
 def test_a_dataset_json_with_odd_labels_hides_no_image(labels: object, tmp_path: Path) -> None:
     write(tmp_path, ["0.png", "1.png"])
     (tmp_path / "dataset.json").write_bytes(stylegan(labels))

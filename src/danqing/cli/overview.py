@@ -36,7 +36,7 @@ COMMANDS = {
         "vary": "Make a variation of each image.",
         "stylize": "Give images the style of another image.",
         "translate": "Turn images into others, as a model has learned it.",
-        "upscale": "Enlarge images; their average over each pixel of the input stays.",
+        "upscale": "Enlarge images by the scale that the model learned.",
         "enhance": "Restore images: remove what damaged the copies that the model learned from, or noise.",
         "reconstruct": "Encode real images with a model, decode them again, and show both.",
     },

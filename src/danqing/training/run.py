@@ -181,7 +181,7 @@ def train(
         stack.enter_context(memory_errors_explained())
         stack.enter_context(folder.locked())
         stack.enter_context(folder.recording_failure())
-        settled = wanted = folder.settle_config(wanted, keeps_grains=not request.chooses_grains)
+        wanted = folder.settle_config(wanted, keeps_grains=not request.chooses_grains)
         grains_of(wanted)  # raises where there are too few
         wanted, dataset, held = open_data(data, wanted, folder, listener)
         private_rules.check_data(wanted, dataset)
@@ -196,7 +196,7 @@ def train(
             made = Degradation(wanted.data.degrade).in_words()
             listener.on_message(f"Source images{of_pairs}: {made}")
         folder.check_images(dataset, held)
-        folder.write_config(settled)
+        folder.write_config(wanted)
         options: dict[str, Any] = {
             "out": folder.path,
             "preset": request.preset,
