@@ -2,7 +2,7 @@
 
 For each, the shortest of several tries in a process of its own: seconds of the clock, and of all processors.
 `import torch` is what no command with a model can do without. GAN has random weights, for tests; demo is
-the model in the package, of 12 MB, which writes its images code by code.
+the model in the package, which writes its images code by code.
 
     python benchmarks/start.py [--tries 5]
 """
