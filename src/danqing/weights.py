@@ -251,7 +251,7 @@ def _header(source: Path | InMemory) -> tuple[dict[str, _Entry], int]:
     except OSError as error:
         raise ModelError(f"{source.name} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{source.name} is not a safetensors file (its header is no JSON).") from error
+        raise ModelError(f"{source.name} is not a safetensors file (its header is not JSON).") from error
     try:
         entries = {
             name: _Entry(str(entry["dtype"]), _shape(entry["shape"]), *_counts(entry["data_offsets"]))

@@ -121,7 +121,7 @@ def test_a_transformer_learns_from_codes_in_shards_with_the_tokenizer_that_made_
     config = from_toml(RunFolder(run.folder).config_file).model_dump(mode="json")
     other = _Follower(World(Place(1, 2, 1, 2)), torch.device("cpu"), open_data)
     with pytest.raises(TrainingError, match=r"Process 2 finds other images at .*codes"):
-        other.open(config, str(run.folder), "of other images")
+        other.open(config, "of other images")
     rows = np.arange(3)
     found = other._codes("").at(rows, np.zeros(3, np.int64))  # another process reads the shards too
     stream = other._dataset.stream

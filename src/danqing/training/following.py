@@ -29,7 +29,7 @@ from danqing.training.run_batches import Material, open_batches
 from danqing.training.run_folder import RunFolder
 from danqing.training.validation import BEST
 
-OpenData = Callable[[str, RunConfig, RunFolder, Listener], tuple[RunConfig, Dataset, Held | None]]
+OpenData = Callable[[str, RunConfig, Listener], tuple[RunConfig, Dataset, Held | None]]
 
 
 class Lead:
@@ -41,9 +41,9 @@ class Lead:
     def __init__(self) -> None:
         self._world = world()
 
-    def open(self, config: RunConfig, folder: RunFolder, dataset: Dataset) -> None:
+    def open(self, config: RunConfig, dataset: Dataset) -> None:
         """Let the others open the images, which are in the cache."""
-        self._order("open", config=config, folder=folder, fingerprint=dataset.fingerprint)
+        self._order("open", config=config, fingerprint=dataset.fingerprint)
 
     def begin(
         self,
@@ -159,11 +159,9 @@ class _Follower:
         self._world, self._device, self._open_data = here, device, open_data
         self._listener = Listener()
 
-    def open(self, config: dict[str, Any], folder: str, fingerprint: str) -> None:
+    def open(self, config: dict[str, Any], fingerprint: str) -> None:
         wanted = RunConfig.model_validate(config)
-        _, self._dataset, self._held = self._open_data(
-            wanted.source, wanted, RunFolder(folder), self._listener
-        )
+        _, self._dataset, self._held = self._open_data(wanted.source, wanted, self._listener)
         if self._dataset.fingerprint != fingerprint:
             raise TrainingError(
                 f"Process {self._world.rank + 1} finds other images at {wanted.source} than the first "

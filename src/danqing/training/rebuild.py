@@ -179,7 +179,7 @@ class _Rebuilding:
 
     def _data(self) -> tuple[RunConfig, Dataset, Held | None]:
         """The images of the run, and its configuration with what the model took from them."""
-        config, dataset, held = open_data(self.config.source, self.config, self.folder, self.listener)
+        config, dataset, held = open_data(self.config.source, self.config, self.listener)
         self.folder.check_images(dataset, held)
         return config.model_copy(update={"model": self.learner.config}), dataset, held
 

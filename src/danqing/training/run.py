@@ -183,7 +183,7 @@ def train(
         stack.enter_context(folder.recording_failure())
         wanted = folder.settle_config(wanted, keeps_grains=not request.chooses_grains)
         grains_of(wanted)  # raises where there are too few
-        wanted, dataset, held = open_data(data, wanted, folder, listener)
+        wanted, dataset, held = open_data(data, wanted, listener)
         private_rules.check_data(wanted, dataset)
         sharding.open_codes(dataset, wanted, chosen)
         if source is not None:
@@ -226,7 +226,7 @@ def train(
             if advice := measured_runs.preset_advice(wanted, name, dataset.size):
                 listener.on_advice(advice)
         stack.enter_context(_own_threads(folder, wanted, chosen, listener))
-        Lead().open(wanted, folder, dataset)
+        Lead().open(wanted, dataset)
         ledger = ledgers.Ledger(folder.goodput_file, started)
         shared: dict[str, Any] = {"held": held, "track": track, "ledger": ledger}
         if wanted.tokenizer is None:

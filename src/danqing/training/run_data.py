@@ -8,12 +8,11 @@ from danqing.data.splits import Held, open_held
 from danqing.errors import TrainingError
 from danqing.training.config import RunConfig
 from danqing.training.listener import Listener
-from danqing.training.run_folder import RunFolder
 from danqing.training.validation import FEWEST
 
 
 def open_data(
-    source: str | Path, config: RunConfig, folder: RunFolder, listener: Listener
+    source: str | Path, config: RunConfig, listener: Listener
 ) -> tuple[RunConfig, Dataset, Held | None]:
     """The images to train on and, if the run is evaluated, those that are held out.
 
@@ -27,7 +26,6 @@ def open_data(
     if config.evaluation.every_images == "auto":
         whole = open_dataset(source, **options)
         config = config.with_evaluation("tenth" if config.is_worth_evaluating(len(whole)) else 0)
-        folder.write_config(config)
     if not config.evaluation.every_images:
         return config, open_dataset(source, **options), None
     held = open_held(source, config.evaluation.held_out, **options)

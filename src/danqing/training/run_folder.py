@@ -216,7 +216,7 @@ class RunFolder:
         except (ValueError, RecursionError) as error:
             raise self.damaged(error) from error
         if not isinstance(found, dict):
-            raise self.damaged("it is no object")
+            raise self.damaged("it is not a JSON object")
         return found
 
     def damaged(self, why: object) -> TrainingError:
