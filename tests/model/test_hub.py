@@ -143,3 +143,12 @@ def test_the_hub_is_reached_through_a_proxy(model_folder, tmp_path, monkeypatch)
         monkeypatch.setenv("http_proxy", proxy)
         assert run(PULL, "someone/squares", "http://hub.invalid", tmp_path / "home") == ""
     assert any(path.startswith("http://hub.invalid/someone/squares/") for path in asked)
+
+
+def test_the_errors_of_the_client_of_the_hub_are_caught():
+    from huggingface_hub import errors
+
+    from danqing.pipelines import hub
+
+    names = ("HfHubHTTPError", "HFValidationError", "LocalEntryNotFoundError", "OfflineModeIsEnabled")
+    assert all(issubclass(getattr(errors, name), hub.ERRORS) for name in (*names, "GatedRepoError"))

@@ -7,7 +7,7 @@ from danqing.errors import ModelError
 from danqing.pipelines.layout import read_index, wanted
 
 ERRORS = (OSError, ValueError)
-"""What the client of the hub raises: all of its own errors are derived from these."""
+"""What fetching from the hub, and sending to it, raises: the errors of its client are derived from these."""
 
 
 def fetch_pipeline(repo_id: str, snapshot: Path, revision: str | None, variant: str) -> Path:
