@@ -234,7 +234,7 @@ def main() -> None:
             PARSERS[options.parsers[0]](Path(folder)).read(options.replay.read_bytes())
         return
     if unknown := set(options.parsers) - PARSERS.keys():
-        parser.error(f"there is no parser {min(unknown)}: choose among {', '.join(PARSERS)}")
+        parser.error(f"{min(unknown)} is not a parser: choose among {', '.join(PARSERS)}")
     results = {name: fuzz(name, options) for name in options.parsers or PARSERS}
     for name, result in results.items():
         print(f"{name:17}", "  ".join(f"{key} {value}" for key, value in result.items()))

@@ -54,7 +54,7 @@ AT_ONCE = 64
 HELD_OUT_AT = 100_000
 """A run is scored after every so many images where it must hold some out."""
 TUNED_ON = 200
-"""The defaults of filling were chosen on the first so many images of Fashion-MNIST."""
+"""How many images of Fashion-MNIST, the first ones, the defaults of filling were chosen on."""
 Filled = tuple[np.ndarray, dict[str, Any]]
 TITLES = {
     "biharmonic": "scikit-image, biharmonic",

@@ -108,7 +108,7 @@ def test_files_have_the_options_of_the_commands_and_others_are_named(tmp_path: P
         apply(INVERT, given, tmp_path / "small", memory="1M")
     with pytest.raises(ConfigError, match="is not an amount of memory"):
         apply(INVERT, given, tmp_path / "small", memory="much")
-    with pytest.raises(ConfigError, match="There is no option truncation: those of files are n, strip"):
+    with pytest.raises(ConfigError, match="truncation is not an option: choose among n, strip"):
         apply(INVERT, given, tmp_path / "other", truncation=2)
     with pytest.raises(ConfigError, match="name a page too"):
         apply(INVERT, given, tmp_path / "other", reference=given)

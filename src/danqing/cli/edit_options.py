@@ -126,7 +126,7 @@ def run(
     if reference is not None:
         if compare is None:
             raise ConfigError("--reference is for the page of --compare: add --compare PAGE.html.")
-        inputs.find(reference)  # a mistake is told before the work
+        inputs.find(reference)  # reports a mistake before the work
     with progress.Bar() as bar:
         result = batch.edit_files(
             edit,

@@ -55,15 +55,17 @@ def apply(
     image_seeds(0, seed, None)  # raises ConfigError for a negative one
     if unknown := [name for name in options if name not in (*FILE_OPTIONS, "extra")]:
         known = ", ".join(FILE_OPTIONS)
-        raise ConfigError(f"There is no option {', '.join(unknown)}: those of files are {known}.", unknown[0])
+        raise ConfigError(f"{unknown[0]} is not an option: choose among {known}.", unknown[0])
     if reference is not None:
         if compare is None:
             raise ConfigError("reference is for the page of compare: name a page too.", "reference")
-        find(reference)  # a mistake is told before the work
+        find(reference)  # reports a mistake before the work
     if isinstance(images, Images | np.ndarray):
         places = {"out": out, "compare": compare}
-        for name in (*(name for name, place in places.items() if place is not None), *options):
-            raise ConfigError(f"{name} is an option for files: leave it out for images in memory.", name)
+        given = [*(name for name, place in places.items() if place is not None), *options]
+        if given:
+            message = f"{given[0]} is an option for files: leave it out for images in memory."
+            raise ConfigError(message, given[0])
         return edit_array(edit, images, seed, value_range=value_range, marks=marks)
     if not isinstance(images, str | Path | Sequence):
         raise ConfigError(

@@ -115,7 +115,7 @@ def _retrieval(learner: Embeds, images: Dataset, seed: int) -> Estimate:
 def _verification(vectors: Tensor, labels: Tensor, seed: int) -> tuple[dict[str, Estimate], float]:
     """How well images of one label are told from others, and the similarity from which they match.
 
-    As many pairs of each kind are drawn as there are images; there are no scores where these are too few.
+    Draws as many pairs of each kind as there are images, and leaves out scores for which these are too few.
     """
     if not len(labels) or int(labels.bincount().max()) < 2:
         return {}, 1.0

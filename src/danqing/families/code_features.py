@@ -14,7 +14,7 @@ from danqing.families.transformer import Transformer, TransformerLearner
 class CodeFeatures(nn.Module):
     """What a transformer knows of images: its tokenizer and its network.
 
-    Both share their weights with the model, and there is no condition. The last block and the head are left
+    It shares their weights with the model, and reads no condition. The last block and the head are left
     out, since they turn what is known into what comes next.
 
     feature_channels: of the map of features.

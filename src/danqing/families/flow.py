@@ -62,8 +62,8 @@ class FlowConfig(LatentConfig):
     grow: for networks of several resolutions; `flow_growth.py` explains what is learned at each size.
     mask_share: the share of images learned with a mask, so that the network fills; 0 is none.
     pairs: learn a translation, from the source image of each pair to its target. source_noise: the standard
-        deviation of the noise that is added to the source. coarse_noise: how much stronger the noise becomes
-        with each doubling of the size of what it draws, from 1 (white noise) to 2.
+        deviation of the noise that is added to the source. coarse_noise: how much stronger this noise is at
+        twice the scale, from 1 (white noise) to 2 (the same energy at all scales).
     guide: keep an early copy of the network, which guidance can lead away from.
     objective: learn the velocity alone ("flow"), or the whole way to the image, for a few steps ("solution");
         `solution` then says how.

@@ -115,8 +115,8 @@ def coarsened(noise: Tensor, factor: float) -> Tensor:
     """Make coarse parts of white noise stronger.
 
     noise: `[n, c, h, w]`. factor: from 1; areas of 2^k by 2^k pixels become `factor`^k times as strong. The
-    average of a large area of white noise is close to 0, so it says little of which colour the area shall
-    have. With a factor of 2 all sizes have the same energy, as in photographs (Field 1987).
+    average of a large area of white noise is close to 0, so it hardly says which colour the area will
+    get. With a factor of 2 all sizes have the same energy, as in photographs (Field 1987).
     """
     height, width = noise.shape[-2:]
     if factor == 1 or max(height, width) == 1:

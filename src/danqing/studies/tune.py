@@ -125,9 +125,8 @@ def tune(
         "space": config_reading.read_toml(Path(space)),
     }
     with study_folder.locked(folder, "search"):
-        study_folder.settle(
-            folder, "search", asked, free={"data"}
-        )  # the fingerprints say whether it is the same
+        # The data may have moved: the fingerprints of the trials say whether it is the same.
+        study_folder.settle(folder, "search", asked, free={"data"})
         (folder / "trials").mkdir(exist_ok=True)
         atomic.write_text(folder / "base.toml", wanted.to_toml())
         task = {"data": source, "config": str((folder / "base.toml").resolve()), "device": device}
