@@ -41,7 +41,7 @@ from danqing.data.splits import has_split, open_held, open_if_there
 from danqing.evaluation.contract import HasStages
 from danqing.evaluation.networks import open_network
 from danqing.families.base import Condition
-from danqing.families.flow_sampling import Flow
+from danqing.families.flow_variants import Flow
 from danqing.images import Images, to_float, to_uint8
 from danqing.model.model import Model
 from danqing.randomness import generator

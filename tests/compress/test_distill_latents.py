@@ -13,7 +13,7 @@ import danqing as dq
 from danqing.data import open_dataset
 from danqing.errors import ConfigError
 from danqing.families.few_steps import FewStepLatentFlow
-from danqing.families.flow_sampling import LatentFlow
+from danqing.families.flow_variants import LatentFlow
 from danqing.training import trajectories
 from danqing.training.config_reading import from_toml
 from danqing.training.transfer import Source

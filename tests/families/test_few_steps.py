@@ -12,7 +12,7 @@ from danqing.errors import ConfigError
 from danqing.families import build, parse_config, solution
 from danqing.families.base import Batch, Condition
 from danqing.families.few_steps import DISCRIMINATOR, FewStepFlow
-from danqing.families.flow_sampling import Flow
+from danqing.families.flow_variants import Flow
 from danqing.images import Images
 from danqing.model.model import Model
 from danqing.samplers import integrate, time_grid

@@ -13,7 +13,8 @@ from danqing.errors import ConfigError
 from danqing.families import build, parse_config
 from danqing.families.base import Batch, Condition
 from danqing.families.flow import generate
-from danqing.families.flow_sampling import Flow, FlowSampler, FlowTranslator
+from danqing.families.flow_sampling import FlowSampler
+from danqing.families.flow_variants import Flow, FlowTranslator
 from danqing.images import Images, to_float, to_uint8, with_channels
 from danqing.model.loading import load
 from danqing.model.model import Model

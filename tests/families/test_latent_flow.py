@@ -11,7 +11,7 @@ from danqing import families
 from danqing.errors import ConfigError
 from danqing.families.abilities import Compresses, Fills, HasLikelihood, Varies
 from danqing.families.base import Batch, Condition
-from danqing.families.flow_sampling import LatentFlow
+from danqing.families.flow_variants import LatentFlow
 from danqing.images import Images
 from danqing.model.loading import load
 from danqing.model.model import Model

@@ -16,7 +16,7 @@ from danqing.evaluation.features import feature_info
 from danqing.evaluation.flattery import was_trained_with
 from danqing.evaluation.networks import open_network
 from danqing.families.abilities import Compresses
-from danqing.families.flow_sampling import LatentFlow
+from danqing.families.flow_variants import LatentFlow
 from danqing.images import Images, to_float
 from danqing.training import codes
 from danqing.training.config_reading import resolve

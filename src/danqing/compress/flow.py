@@ -7,8 +7,9 @@ from danqing.compress.one_shot import SEAMLESS
 from danqing.compress.plan import ConditionPorts, GraphPlan, Plan, Size, images_port, own_size
 from danqing.compress.runtime.manifest import Flow, Port
 from danqing.errors import ModelError
-from danqing.families.flow_sampling import Flow as PixelFlow
-from danqing.families.flow_sampling import FlowSampler, LatentFlow
+from danqing.families.flow_sampling import FlowSampler
+from danqing.families.flow_variants import Flow as PixelFlow
+from danqing.families.flow_variants import LatentFlow
 from danqing.sizes import SizeRange
 
 SIZES = "Other sizes than its own need PyTorch."

@@ -36,7 +36,7 @@ class Zip:
         by_raw: dict[bytes, zipfile.ZipInfo] = {}
         known: dict[bytes, str] = {}
         for info in self._archive.infolist():
-            if info.filename.endswith("/"):  # `is_dir` fails for a name without letters
+            if info.filename.endswith("/"):  # `is_dir` fails for an empty name
                 continue
             raw, text = _name(info)
             if text is not None:

@@ -27,7 +27,7 @@ from danqing.families import paths, solution
 from danqing.families.adversarial import LOSSES, Loss, gradient_ratio, squared_gradients
 from danqing.families.base import Alarm, Batch, FamilyConfig, Losses, ParameterKind, Phase
 from danqing.families.flow import PHASE, FlowConfig
-from danqing.families.flow_sampling import FlowEditor, LatentEditor
+from danqing.families.flow_editing import FlowEditor, LatentEditor
 from danqing.nets.flow.contract import Given
 from danqing.nets.gan_contract import GANShape
 from danqing.nets.gan_pairs import build_discriminator

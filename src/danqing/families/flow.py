@@ -9,8 +9,8 @@ This file is the whole model, to be read from top to bottom:
 
 With a tokenizer, x is not an image but its latents, a small image of real numbers (Rombach et al. 2022).
 
-`flow_sampling.py` adds what a trained model offers: other samplers, guidance, filling, variations,
-translation and likelihoods.
+`flow_sampling.py` adds samplers and guidance, `flow_editing.py` filling and variations, and
+`flow_variants.py` what only some models offer: other sizes, likelihoods, latents and translation.
 """
 
 import math

@@ -16,7 +16,7 @@ def fetch_pipeline(repo_id: str, snapshot: Path, revision: str | None, variant: 
     snapshot: the folder in the cache, which has its index already. Without a connection, the files that are
     there are used. Raises ModelError.
     """
-    from huggingface_hub import snapshot_download  # as long to import as all of ours
+    from huggingface_hub import snapshot_download  # takes as long to import as all our modules
     from huggingface_hub.errors import GatedRepoError
 
     try:

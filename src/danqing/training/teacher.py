@@ -17,7 +17,7 @@ from danqing.errors import ConfigError
 from danqing.families import display_name
 from danqing.families.autoencoder import DISCRIMINATOR
 from danqing.families.base import Batch, FamilyConfig, Learner, Losses, Phase
-from danqing.families.flow_sampling import Flow
+from danqing.families.flow_variants import Flow
 from danqing.families.gan import GAN
 from danqing.families.vae import VAE
 from danqing.nets.layers import ToMap, shrunk

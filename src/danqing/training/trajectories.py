@@ -22,7 +22,7 @@ from danqing.data.records import digest
 from danqing.data.tensor_file import TensorFile
 from danqing.errors import ConfigError, TrainingError
 from danqing.families.flow import FlowConfig
-from danqing.families.flow_sampling import Flow, LatentFlow
+from danqing.families.flow_variants import Flow, LatentFlow
 from danqing.randomness import normal
 from danqing.samplers import time_grid
 from danqing.training import codes

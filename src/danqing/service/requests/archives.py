@@ -46,7 +46,7 @@ def contents(content: bytes, limits: Limits, param: str = "image") -> Contents:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            # `is_dir` fails for a name without letters.
+            # `is_dir` fails for an empty name.
             entries = [one for one in archive.infolist() if not one.filename.endswith("/")]
     except Exception as error:  # zipfile raises anything on a damaged directory
         raise _unreadable(str(error)[:200], param) from None
