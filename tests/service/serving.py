@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,37 @@ class Running:
     @contextlib.contextmanager
     def standstill(self) -> Iterator[None]:
         """The worker does nothing until the block ends."""
-        pid = self.service.scheduler.state().workers[0].pid
-        assert pid is not None
+        pid = self._worker()
         os.kill(pid, signal.SIGSTOP)
         try:
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def slow_motion(self) -> Iterator[None]:
+        """The worker rests most of the time until the block ends, as on a much slower machine."""
+        pid, ended = self._worker(), threading.Event()
+
+        def slow_down() -> None:
+            while not ended.is_set():
+                os.kill(pid, signal.SIGSTOP)
+                ended.wait(0.1)
+                os.kill(pid, signal.SIGCONT)
+                ended.wait(0.01)
+
+        thread = threading.Thread(target=slow_down)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _worker(self) -> int:
+        pid = self.service.scheduler.state().workers[0].pid
+        assert pid is not None
+        return pid
 
 
 @contextlib.contextmanager

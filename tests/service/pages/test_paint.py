@@ -74,9 +74,10 @@ def test_a_reload_loses_neither_the_draft_nor_a_job(browser: Browser, service: R
 def test_a_request_shows_its_progress_and_can_be_cancelled(browser: Browser, service: Running) -> None:
     page, _ = visit(browser, service.url, ready=READY, locale="en-US")
     page.get_by_text("slow", exact=True).click()
-    page.get_by_role("button", name="Generate").click()
-    expect(page.locator(".round progress")).to_have_count(1)
-    expect(page.locator(".tile.waiting.begun img").first).to_be_visible(timeout=60_000)
+    with service.slow_motion():
+        page.get_by_role("button", name="Generate").click()
+        expect(page.locator(".round progress")).to_have_count(1)
+        expect(page.locator(".tile.waiting.begun img").first).to_be_visible(timeout=60_000)
     painted(page, 1)
     with service.standstill():
         page.get_by_role("button", name="Generate").click()
