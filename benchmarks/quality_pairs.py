@@ -213,7 +213,7 @@ def main() -> None:
     results["outlines"] = scores(outlines, real)
     for name in arguments.only or contestants:
         made, facts = scoring.kept(out, name, arguments.minutes, contestants[name])
-        results[name] = {**scores(made, real), **facts}
+        results[name] = {**scores(made, real), "odd": scores(made[1::2], real[1::2]), **facts}
         sheet = np.concatenate([outlines[:100], made[:100], real[:100]], axis=2)
         Images(sheet).save(out / f"{name}-sheet.png")
         print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
