@@ -114,6 +114,11 @@ def test_the_web_protocol_reserves_in_xmp_as_well() -> None:
     assert not terms_of(image_file("PNG", packet("<tdm:reservation>0</tdm:reservation>"))).is_reserved
 
 
+def write_tags(path: Path, *tags: str) -> None:
+    command = ["exiftool", "-q", "-overwrite_original"]  # which expects UTF-8 whatever the locale
+    subprocess.run([*command, *(tag.encode() for tag in tags), path], check=True)
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
 def test_what_exiftool_writes_is_read(ending: str, tmp_path: Path) -> None:
     if shutil.which("exiftool") is None:
@@ -122,12 +127,12 @@ def test_what_exiftool_writes_is_read(ending: str, tmp_path: Path) -> None:
     Image.new("RGB", (16, 16)).save(path)
     tags = ["-GPSLatitude=48.1", "-GPSLongitude=11.5", "-Artist=Jane Doe", "-Copyright=© Jane"]
     tags += ["-ExifIFD:OwnerName=Jane", "-ExifIFD:SerialNumber=123", "-XMP-cc:License=CC BY 4.0"]
-    subprocess.run(["exiftool", "-q", "-overwrite_original", *tags, path], check=True)
+    write_tags(path, *tags)
     found = terms_of(path)
     assert found.licence == "CC BY 4.0"
     assert (found.creators, found.notice) == (("Jane Doe",), "© Jane")
     assert found.personal == (PLACE, OWNER, SERIALS)
-    subprocess.run(["exiftool", "-q", "-overwrite_original", "-all=", path], check=True)
+    write_tags(path, "-all=")
     assert terms_of(path).personal == ()
 
 
@@ -137,7 +142,7 @@ def test_iptc_records_and_texts_of_png_are_read(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     Image.new("RGB", (16, 16)).save(path)
     tags = ["-IPTC:By-line=Jane Doe", "-IPTC:CopyrightNotice=Notice", "-IPTC:City=München"]
-    subprocess.run(["exiftool", "-q", "-overwrite_original", *tags, path], check=True)
+    write_tags(path, *tags)
     assert terms_of(path) == Terms("", ("Jane Doe",), "Notice", (), (PLACE,))
     info = PngImagePlugin.PngInfo()
     info.add_text("Author", "Jane Doe")
