@@ -24,6 +24,9 @@ os.environ["DANQING_LANG"] = "en"  # whatever the language of the machine; tests
 os.environ["DANQING_MARKS"] = "none"
 os.environ["DANQING_TRUST"] = os.path.join(tempfile.gettempdir(), f"danqing-trust-of-tests-{os.getpid()}")
 
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share it, and the user's own is left alone
+    os.environ["DANQING_CACHE"] = os.path.join(tempfile.gettempdir(), f"danqing-cache-of-tests-{os.getpid()}")
+
 _STARTED = time.monotonic()
 _SLOW_TESTS_MINUTES = float(os.environ.get("DANQING_SLOW_TESTS_MINUTES", "inf"))
 
@@ -34,6 +37,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a slow test that would start after DANQING_SLOW_TESTS_MINUTES: a slow machine ends in time."""
     if time.monotonic() - _STARTED > 60 * _SLOW_TESTS_MINUTES and item.get_closest_marker("slow"):
         pytest.skip(f"no slow test starts after {_SLOW_TESTS_MINUTES:g} minutes")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the caches of the tests."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["DANQING_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
