@@ -64,9 +64,13 @@ def test_what_is_no_picture_is_named_and_the_rest_is_kept() -> None:
 def test_a_data_set_is_what_training_reads(tmp_path: Path) -> None:
     folder = SetFolder(tmp_path / "set")
     folder.create()
-    names = folder.add(
-        [NewImage(f"../{n}", picture(n), ".png", "ab"[n % 2], f"number {n}") for n in range(4)]
-    )
+    new = [NewImage(f"../{n}", picture(n), ".png", "ab"[n % 2], f"number {n}") for n in range(4)]
+    (folder.images / "000003.png").mkdir()
+    with pytest.raises(OSError):  # noqa: PT011
+        folder.add(new)
+    assert [path.name for path in folder.images.iterdir()] == ["000003.png"]  # none without its row
+    (folder.images / "000003.png").rmdir()
+    names = folder.add(new)
     assert names == ["000001.png", "000002.png", "000003.png", "000004.png"]
     assert (
         folder.change([Change("000001.png", label="c", text=""), Change("000002.png", decision="drop")]) == []
