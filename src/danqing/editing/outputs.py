@@ -157,15 +157,24 @@ def _unpack(out: Path, folder: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     if out.exists():
-        _extract(out, scratch)
+        try:
+            _extract(out, scratch)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
     os.rename(scratch, folder)  # a killed process leaves no half of it
 
 
 def _extract(out: Path, folder: Path) -> None:
-    with zipfile.ZipFile(out) as archive:
-        if manifest.NAME not in archive.namelist():
-            raise ConfigError(f"{out} is not a result of this command: choose another --out.")
-        archive.extractall(folder)
+    try:
+        with zipfile.ZipFile(out) as archive:
+            if manifest.NAME not in archive.namelist():
+                raise ConfigError(f"{out} is not a result of this command: choose another --out.")
+            archive.extractall(folder)
+    except (OSError, ConfigError):
+        raise
+    except Exception as error:  # zipfile raises anything on a damaged file
+        raise ConfigError(f"{out} cannot be unpacked ({error}): choose another --out.") from error
 
 
 def _pack(folder: Path, out: Path) -> None:
