@@ -70,6 +70,24 @@ def sidecar_of(output: str) -> str:
     return str(PurePosixPath(output).with_suffix(SIDECAR))
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder in which files can be written; raises DanqingError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise not_writable(folder, error) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically, and create its folder; raises DanqingError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(path, content)
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
 def not_writable(path: Path, error: OSError) -> DanqingError:
     """Return the error for a file that cannot be written."""
     return DanqingError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
