@@ -82,7 +82,7 @@ def to_uint16(images: "Tensor") -> "Tensor":
 
 
 def _rounded(images: "Tensor", half: float) -> "Tensor":
-    """Round to levels from 0 to twice `half`, as floats `[n, h, w, c]`; what is no number becomes 0."""
+    """Round to levels from 0 to twice `half`, as floats `[n, h, w, c]`; NaN becomes 0."""
     # A half is added and the rest cut off: round_ wakes all cores, however few the numbers, and then waits
     # for whichever is busy.
     levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(half)
