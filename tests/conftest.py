@@ -1,4 +1,4 @@
-"""What several rooms' tests need."""
+"""What the tests of several packages need."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from PIL import Image
 
@@ -23,6 +24,12 @@ os.environ["DANQING_LANG"] = "en"  # whatever the language of the machine; tests
 # Tests of marks request them. Others compare pixels and files, and write no keys into the home folder.
 os.environ["DANQING_MARKS"] = "none"
 os.environ["DANQING_TRUST"] = os.path.join(tempfile.gettempdir(), f"danqing-trust-of-tests-{os.getpid()}")
+
+# A busy machine is no reason for a test to fail.
+hypothesis.settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any speed")
 
 _STARTED = time.monotonic()
 _SLOW_TESTS_MINUTES = float(os.environ.get("DANQING_SLOW_TESTS_MINUTES", "inf"))
