@@ -14,7 +14,7 @@ from danqing.model import conditions
 from danqing.quantities import memory, number, privacy
 
 _MAX_LABELS = 40
-_PIPELINES = {
+_PIPELINES: dict[type, str] = {
     Classifies: "image-classification",
     Detects: "object-detection",
     Segments: "image-segmentation",
