@@ -1,4 +1,4 @@
-"""What several rooms' tests need."""
+"""What the tests of several packages need."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from PIL import Image
 
@@ -26,6 +27,12 @@ os.environ["DANQING_TRUST"] = os.path.join(tempfile.gettempdir(), f"danqing-trus
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share it, and the user's own is left alone
     os.environ["DANQING_CACHE"] = os.path.join(tempfile.gettempdir(), f"danqing-cache-of-tests-{os.getpid()}")
+
+# A busy machine is no reason for a test to fail.
+hypothesis.settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any speed")
 
 _STARTED = time.monotonic()
 _SLOW_TESTS_MINUTES = float(os.environ.get("DANQING_SLOW_TESTS_MINUTES", "inf"))

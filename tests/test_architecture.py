@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "danqing"
-ROOMS = [
+PACKAGES = [
     {"errors", "version"},
     {
         "atomic",
@@ -53,7 +53,8 @@ ROOMS = [
     {"service"},
     {"cli", "__main__"},
 ]
-RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
+RANK = {name: rank for rank, names in enumerate(PACKAGES) for name in names}
+"""Packages and modules by their rank: one imports from those of the same rank or of a lower one."""
 SERVICE = [
     {"settings", "json_output"},
     {"errors"},
@@ -79,13 +80,16 @@ def imports(file: Path) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda f: str(f.relative_to(SOURCE)))
-def test_a_room_imports_only_from_those_before_it(file: Path) -> None:
-    room = file.relative_to(SOURCE).parts[0].removesuffix(".py")
-    if room == "__init__":  # the public names lead everywhere
+def test_a_package_imports_only_from_those_before_it(file: Path) -> None:
+    package = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if package not in RANK:  # the public names lead everywhere; test_every_package_has_a_rank reports others
         return
     for imported, line in imports(file):
         if imported in RANK:
-            assert RANK[imported] <= RANK[room], f"{file}:{line} imports danqing.{imported}"
+            assert RANK[imported] <= RANK[package], (
+                f"{file}:{line} imports danqing.{imported}, which has a higher rank than {package}: move the "
+                "code to where it can be imported, or pass the object in."
+            )
 
 
 def modules_imported(file: Path) -> Iterator[tuple[str, int]]:
@@ -103,19 +107,24 @@ def modules_imported(file: Path) -> Iterator[tuple[str, int]]:
 )
 def test_a_package_of_the_service_imports_only_from_lower_ranks(file: Path) -> None:
     own = file.relative_to(SOURCE / "service").parts[0].removesuffix(".py")
-    if own == "__init__":
+    if own not in SERVICE_RANK:  # test_every_package_of_the_service_has_a_rank reports it
         return
     for module, line in modules_imported(file):
-        room, _, inside = module.partition(".")
+        outer, _, inside = module.partition(".")
         package = inside.split(".")[0]
-        if room == "service" and package != own:
-            lower = SERVICE_RANK[package] < SERVICE_RANK[own]
-            assert lower, f"{file}:{line} imports danqing.{module}, which is not of a lower rank"
+        if outer == "service" and package != own:
+            assert SERVICE_RANK.get(package, -1) < SERVICE_RANK[own], (
+                f"{file}:{line} imports danqing.{module}, which is not of a lower rank."
+            )
 
 
 def test_every_package_of_the_service_has_a_rank() -> None:
     packages = {path.name.removesuffix(".py") for path in (SOURCE / "service").iterdir()}
-    assert packages - {"__init__", "__pycache__"} == SERVICE_RANK.keys()
+    unranked = (packages - {"__init__", "__pycache__"}) ^ SERVICE_RANK.keys()
+    assert not unranked, (
+        f"Bring {sorted(unranked)} into line with SERVICE above and the table of ranks in "
+        "docs/architecture.md."
+    )
 
 
 def test_no_modules_import_each_other() -> None:
@@ -127,13 +136,13 @@ def test_no_modules_import_each_other() -> None:
     tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, with the modules in it
 
 
-def test_every_room_has_its_place() -> None:
-    rooms = {path.name.removesuffix(".py") for path in SOURCE.iterdir()} - {
-        "__init__",
-        "__pycache__",
-        "py.typed",
-    }
-    assert rooms == RANK.keys()
+def test_every_package_has_a_rank() -> None:
+    packages = {path.name.removesuffix(".py") for path in SOURCE.iterdir()}
+    unranked = (packages - {"__init__", "__pycache__", "py.typed"}) ^ RANK.keys()
+    assert not unranked, (
+        f"Bring {sorted(unranked)} into line with PACKAGES above and the table of packages in "
+        "docs/architecture.md."
+    )
 
 
 def test_nothing_is_unpickled() -> None:

@@ -64,4 +64,7 @@ def test_the_first_line_of_a_docstring_is_one_short_sentence(kind: str) -> None:
 def test_the_docstring_of_a_function_begins_with_a_verb() -> None:
     for name, node, text in documented():
         if not isinstance(node, ast.ClassDef):
-            assert text.split()[0] in VERBS.split(), f"{name} does not say what it does: {text.split('.')[0]}"
+            assert text.split()[0] in VERBS.split(), (
+                f"{name} does not begin with an imperative of VERBS above; add the verb if it is one: "
+                f"{text.split('.')[0]}"
+            )

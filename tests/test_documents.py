@@ -13,6 +13,7 @@ import pytest
 import danqing
 from danqing import families, presets
 from danqing.cli import commands
+from danqing.evaluation.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("README*.md"))]
@@ -52,6 +53,13 @@ def test_every_command_in_the_documents_parses(page: str, words: list[str]) -> N
 
 def test_there_are_commands_in_the_documents() -> None:
     assert len(typed_commands()) > 20
+
+
+def test_every_command_and_every_metric_is_in_the_documents() -> None:
+    told = "".join(page.read_text(encoding="utf-8") for page in PAGES if not page.stem.endswith(".zh"))
+    assert not [name for name in COMMANDS if f"danqing {name}" not in told]
+    table = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert not [name for name in METRICS if f"`{name}`" not in table]
 
 
 def test_every_script_in_the_documents_is_there() -> None:
@@ -112,4 +120,5 @@ def test_the_map_of_the_service_names_each_of_its_modules() -> None:
     modules = {path for path in service.rglob("*.py") if "migrations" not in path.parts}
     names = {path.stem for path in modules if path.stem != "__init__"}
     packages = {f"{path.parent.name}/" for path in modules if path.parent != service}
-    assert {name for name in names | packages if f"`{name}`" not in named} == set()
+    missing = {name for name in names | packages if f"`{name}`" not in named}
+    assert not missing, f"Name {sorted(missing)} in the table of the service in docs/architecture.md."

@@ -24,6 +24,8 @@ Pixels = NDArray[np.uint8]
 Alpha = Literal["flatten", "keep"]
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_CHECKER = 8
+"""The side of a square of the board that is shown behind transparent images, in pixels."""
 _SAVED = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG", "jpg": "JPEG"}
 
 
@@ -82,7 +84,7 @@ def to_uint16(images: "Tensor") -> "Tensor":
 
 
 def _rounded(images: "Tensor", half: float) -> "Tensor":
-    """Round to levels from 0 to twice `half`, as floats `[n, h, w, c]`; what is no number becomes 0."""
+    """Round to levels from 0 to twice `half`, as floats `[n, h, w, c]`; NaN becomes 0."""
     # A half is added and the rest cut off: round_ wakes all cores, however few the numbers, and then waits
     # for whichever is busy.
     levels = images.detach().float().permute(0, 2, 3, 1).add(1).mul_(half)
@@ -448,8 +450,8 @@ def _fill(mode: str, background: str) -> float | tuple[int, ...]:
     return cast("float | tuple[int, ...]", one.convert(mode).getpixel((0, 0)))
 
 
-def _over_checker(image: Image.Image, square: int = 8) -> Image.Image:
-    rows, columns = np.indices((image.height, image.width)) // square
+def _over_checker(image: Image.Image) -> Image.Image:
+    rows, columns = np.indices((image.height, image.width)) // _CHECKER
     board = np.where((rows + columns) % 2, 204, 238).astype(np.uint8)
     sheet = Image.fromarray(board).convert("RGBA")
     return Image.alpha_composite(sheet, image.convert("RGBA")).convert("RGB")

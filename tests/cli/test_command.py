@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from danqing.cli.demo import unused_numbers
+
 DANQING = [sys.executable, "-c", "from danqing.cli import main; main()"]
 QUICK = (
     "--preset",
@@ -243,6 +245,12 @@ def test_the_demo_begins_with_images_of_the_newcomers_words_within_seconds(place
     assert "一只 红色的苹果" in page
     assert page.count("data:image/") == 1
     assert "red apple" not in said
+
+
+def test_images_of_words_replace_no_earlier_ones(tmp_path: Path) -> None:
+    (tmp_path / "words-2.png").touch()
+    numbers = unused_numbers(tmp_path, "words")
+    assert [next(numbers), next(numbers)] == [1, 3]
 
 
 def test_the_demo_asks_for_words_before_it_trains(place: Path) -> None:

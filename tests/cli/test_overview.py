@@ -63,7 +63,9 @@ def test_the_overview_says_what_the_commands_say() -> None:
     made = commands.command()
     shown = {name: row for rows in overview.COMMANDS.values() for name, row in rows.items()}
     first = {name: each.help.partition("\n\n")[0] for name, each in made.commands.items()}
-    assert shown == {name: " ".join(text.split()) for name, text in first.items()}
+    assert shown == {name: " ".join(text.split()) for name, text in first.items()}, (
+        "A line of COMMANDS in cli/overview.py is the first paragraph of the docstring of the command."
+    )
     options = {option.opts[0]: option.help for option in made.params}
     assert options | {"--help": overview.OPTIONS["--help"]} == overview.OPTIONS
 

@@ -25,6 +25,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
     return int(left.value.code or 0), printed.out, printed.err
 
 
+GAN = str(Path(__file__).parents[1] / "golden" / "gan")
 MISTAKES = [
     (("train", "/no/where", "--images", "64"), "There is no data at /no/where"),
     (("train", "digits", "--preset", "gan-23"), "There is no preset called 'gan-23': choose one of"),
@@ -46,6 +47,9 @@ MISTAKES = [
     (("sample", "/no/model", "--out", "x.png", "-n", "0"), "'-n'"),
     (("show", "/no/model"), "is not a model folder"),
     (("presets", "gan-23"), "There is no preset called 'gan-23'"),
+    (("demo", "--out", "file/demo"), "file/demo cannot be written"),
+    (("export", GAN, "--to", "onnx", "--out", "file/onnx"), "file/onnx cannot be written"),
+    (("adapters", "merge", GAN, "any", "--out", "file"), "file is not an empty folder"),
 ]
 
 
@@ -58,6 +62,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("file").touch()  # no folder can be made of it
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")
     assert err.startswith("Error: ")

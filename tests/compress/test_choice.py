@@ -103,5 +103,5 @@ def test_a_budget_is_bytes_or_a_share_of_the_original(text: str, size: int) -> N
 
 @pytest.mark.parametrize("text", ["", "2", "MB", "-2MB", "0x", "2 MB more", "x2", "1e3kB", "nan MB"])
 def test_another_budget_is_rejected(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no size: give one such as 2MB"):
+    with pytest.raises(ConfigError, match="is not a size: give one such as 2MB"):
         most_bytes(text, 1000)

@@ -161,7 +161,7 @@ def test_an_interruption_leaves_nothing(folder: Path) -> None:
 def test_mistakes_are_found_before_any_work(folder: Path, tmp_path: Path) -> None:
     for wanted, reason in (
         ({"out": folder.parent / "data"}, "has other files"),
-        ({"budget": "small"}, "is no size"),
+        ({"budget": "small"}, "is not a size"),
     ):
         with pytest.raises(ConfigError, match=reason):
             shrink(folder, **wanted)

@@ -21,4 +21,4 @@ def test_the_table_of_families_says_what_their_classes_have() -> None:
         for name, variant in getattr(importlib.import_module(module), learner).variants().items():
             able = [hasattr(variant, method) for method in METHODS.values()]
             expected[name or display_name(family)] = ["yes" if each else "no" for each in able]
-    assert told == expected
+    assert told == expected, f"Say in the table of {PAGE.name} and its Chinese twin what each family can do."

@@ -327,6 +327,10 @@ def test_a_zip_is_written_whole_and_continued(given: Path, tmp_path: Path) -> No
     (tmp_path / "other.zip").write_bytes(b"PK\5\6" + bytes(18))
     with pytest.raises(ConfigError, match="is not a result of this command"):
         edit_files(INVERT, given, tmp_path / "other.zip", seed=5)
+    (tmp_path / "other.zip").write_bytes(b"notes")
+    with pytest.raises(ConfigError, match="cannot be unpacked"):
+        edit_files(INVERT, given, tmp_path / "other.zip", seed=5)
+    assert not list(tmp_path.glob("*.scratch"))
 
 
 def test_a_zip_of_failures_alone_is_continued(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import danqing as dq
 from danqing import families
 from danqing.cli import main
 from danqing.data import sources
-from danqing.errors import DataError, SearchError
+from danqing.errors import DanqingError, DataError, SearchError
 from danqing.evaluation.judges import caption_matcher
 from danqing.model.model import Model
 from danqing.recognition import result_sheet, words
@@ -190,9 +191,11 @@ def test_what_was_found_is_shown(photos: Path, tmp_path: Path) -> None:
     found = built.looks.search(built.encode(queries), 4)
     (photos / found[0][1].id).unlink()  # an image that is gone leaves a grey place
     for name in ("found.png", "found.html"):
-        result_sheet.write(
-            tmp_path / name, built, found, titles=["1.png", "<b>3</b>"], queries=queries.numpy()
-        )
+        told: dict[str, Any] = {"titles": ["1.png", "<b>3</b>"], "queries": queries.numpy()}
+        result_sheet.write(tmp_path / name, built, found, **told)
+        result_sheet.write(tmp_path / "new" / name, built, found, **told)
+        with pytest.raises(DanqingError, match=r"cannot be written .*choose another --out"):
+            result_sheet.write(tmp_path / "found.png" / name, built, found, **told)
     with Image.open(tmp_path / "found.png") as sheet:
         assert sheet.width > 5 * 104
     text = (tmp_path / "found.html").read_text(encoding="utf-8")

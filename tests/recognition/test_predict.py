@@ -99,6 +99,7 @@ def test_what_cannot_be_recognized_is_said(recognizer: Recognizer, pictures: Pat
         predict(recognizer, torch.zeros(1, 3, 6, 6))
     with pytest.raises(ConfigError, match="is not images"):
         recognizer.inputs(np.zeros((2, 6, 6), np.uint8))
+    assert len(predict(recognizer, np.zeros((0, 6, 6, 1), np.uint8))) == 0
     (tmp_path / "bad.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match="None of the 1 files"):
         predict(recognizer, tmp_path / "bad.png")

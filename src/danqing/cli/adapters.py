@@ -42,8 +42,8 @@ def merge(
     """Add adapters to the weights of their model, and save the result as a model of its own."""
     import danqing
 
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty: choose another --out.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is not an empty folder: choose another --out.")
     model = danqing.load(base, adapters=adapters)
     folder = model.save(out, half=half)
     found = {"model": folder, "adapters": model.facts["adapters"]}

@@ -101,8 +101,10 @@ def demo(
     The first images take seconds, the training about five minutes.
     """
     from danqing.cli import demo_page
+    from danqing.editing.outputs import make_folder
 
     own_marks = MarkSettings.of(marks)
+    make_folder(out)
     asks = not as_json and sys.stdin.isatty() and sys.stdout.isatty()
     pictures = generate_words(" ".join(words or ()).strip(), out, asks=asks, marks=own_marks)
     page = demo_page.write(out, pictures)
@@ -166,8 +168,8 @@ def generate_words(words: str, out: Path, *, asks: bool, marks: MarkSettings) ->
 
 
 def unused_numbers(out: Path, stem: str) -> Iterator[int]:
-    """Count up from the first number that no picture `stem-NUMBER.png` has."""
-    return itertools.count(1 + len(list(out.glob(f"{stem}-*.png"))))
+    """Yield the numbers that no picture `stem-NUMBER.png` has."""
+    return (number for number in itertools.count(1) if not (out / f"{stem}-{number}.png").exists())
 
 
 def answer(model: "Model", path: Path, *, seed: int, **options: Any) -> str:
@@ -198,7 +200,6 @@ def save_images(model: "Model", prompt: str, path: Path, *, seed: int, **options
 
     model.check_prompt(prompt)
     images = model.sample(IMAGES, prompt=prompt, seed=seed, **options)
-    path.parent.mkdir(parents=True, exist_ok=True)
     note = prompt if prompt.isascii() else ""  # the font of the sheet has no Chinese letters
     return Sheet(images, [""] * len(images), columns=COLUMNS, note=note).save(path)
 

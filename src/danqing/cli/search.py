@@ -43,7 +43,12 @@ def search(
     ] = None,
     duplicates: Annotated[
         float | None,
-        typer.Option(help="List groups of images that are at least this similar.", metavar="SIMILARITY"),
+        typer.Option(
+            help="List groups of images that are at least this similar, from -1 to 1.",
+            metavar="SIMILARITY",
+            min=-1,
+            max=1,
+        ),
     ] = None,
     clusters: Annotated[
         int | None, typer.Option(help="Divide all images into this many groups.", metavar="NUMBER")

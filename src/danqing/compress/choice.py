@@ -51,7 +51,9 @@ def most_bytes(budget: str, original: int) -> int:
     found = _BUDGET.fullmatch(budget.strip())
     number = float(found[1]) if found else 0.0
     if found is None or not number:
-        raise ConfigError(f"The budget {budget!r} is no size: give one such as 2MB, 500kB or 2x.", "budget")
+        raise ConfigError(
+            f"The budget {budget!r} is not a size: give one such as 2MB, 500kB or 2x.", "budget"
+        )
     if found[2] in "xX":
         return int(original / number)
     unit = next(size for name, size in _UNITS.items() if name.lower() == found[2].lower())

@@ -74,20 +74,21 @@ def export(
     if is_page and not isinstance(trained, Model):
         raise ModelError("The page samples images, and this model recognizes them: export it to onnx.")
     scripts = runtime_files(None if runtime is None else Path(runtime), on_progress) if is_page else {}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    parts = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
     try:
-        manifest = write(parts, trained, plan, traced(plan), target, precision, checked)
-        if isinstance(trained, Model) and is_page:
-            write_page(parts, manifest, trained.marks, scripts)
-        if folder.exists():
-            shutil.rmtree(folder)
-        parts.chmod(0o777 & ~atomic.umask())
-        os.replace(parts, folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        parts = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        try:
+            manifest = write(parts, trained, plan, traced(plan), target, precision, checked)
+            if isinstance(trained, Model) and is_page:
+                write_page(parts, manifest, trained.marks, scripts)
+            if folder.exists():
+                shutil.rmtree(folder)
+            parts.chmod(0o777 & ~atomic.umask())
+            os.replace(parts, folder)
+        finally:
+            shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
         raise DanqingError(f"{folder} cannot be written ({error}): choose another folder.") from error
-    finally:
-        shutil.rmtree(parts, ignore_errors=True)
     atomic.sync_folder(folder.parent)
     return folder
 

@@ -140,9 +140,9 @@ def text_form(config: FamilyConfig) -> TextForm | None:
     return TextForm(bpe=config.text_facts.bpe, length=config.text.length)
 
 
-def images_port(config: FamilyConfig, name: str = "images") -> Port:
+def images_port(config: FamilyConfig) -> Port:
     """Return the port of images of the model's own size."""
-    return Port(name=name, dtype="float32", shape=("n", config.channels, config.height, config.width))
+    return Port(name="images", dtype="float32", shape=("n", config.channels, config.height, config.width))
 
 
 def own_size(config: FamilyConfig) -> SizeRange:

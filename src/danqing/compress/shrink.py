@@ -191,10 +191,13 @@ def _opened(
 @contextmanager
 def _workplace(out: Path | None) -> Iterator[Path]:
     """Create a folder for all forms, which is deleted; on the disk of the result, if there is one."""
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
     name, parent = ("danqing-shrink", None) if out is None else (f".{out.name}.", out.parent)
-    work = Path(tempfile.mkdtemp(prefix=name, suffix=".tmp", dir=parent))
+    try:
+        if parent is not None:
+            parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=name, suffix=".tmp", dir=parent))
+    except OSError as error:
+        raise DanqingError(f"{out} cannot be written ({error}): choose another folder.") from error
     try:
         yield work
     finally:

@@ -382,7 +382,7 @@ class Dataset:
         """Keep the label names that occur in a subset, in their order."""
         assert self._rows is not None
         present = np.unique(self._store.labels_at(self._rows.astype(np.int64)))
-        kept = [place for place in range(len(self._manifest.label_names)) if place in present]
+        kept = present[present >= 0].tolist()
         kept = kept if len(kept) > 1 else []
         self._names = tuple(self._manifest.label_names[place] for place in kept)
         self._renamed[:] = -1

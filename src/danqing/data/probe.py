@@ -138,7 +138,7 @@ def _channels(found: list[Natural], spec: ImageSpec) -> int:
 
 
 def _loads(record: Record) -> list[Record]:
-    """Yield the images of a record: its own, and the source image of a pair."""
+    """Return the images of a record: its own, and the source image of a pair."""
     return [record] if record.source is None else [record, Record(record.name, record.source)]
 
 

@@ -104,7 +104,7 @@ def label_texts(values: Sequence[Any]) -> list[str | None]:
     """
     plain = [value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in values]
     texts = [None if is_missing(value) else normalized(_text(value)) for value in plain]
-    numbers = [text for text in texts if text is not None and re.fullmatch(r"-?[0-9]*\.[0-9]+", text)]
+    numbers = {text for text in texts if text is not None and re.fullmatch(r"-?[0-9]*\.[0-9]+", text)}
     if numbers and all(_WHOLE.fullmatch(text) for text in numbers):
         texts = [_WHOLE.sub(r"\1", text) if text in numbers else text for text in texts]
     return texts

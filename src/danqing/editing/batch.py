@@ -1,5 +1,6 @@
 """One edit of many files: what is done already is skipped, and what fails does not stop the rest."""
 
+import contextlib
 import hashlib
 import time
 import warnings
@@ -78,20 +79,20 @@ class BatchResult:
         These are the input file and the output file.
         """
         paths = self.written | self.skipped
-        for version in range(self.versions):
-            for name in self.inputs.names:
-                if (path := paths.get(key := self.key(name, version))) is not None:
-                    yield key, self.inputs.read(name), self._content(path)
+        with contextlib.ExitStack() as stack:
+            archive = None
+            if self.manifest is not None and self.out.is_file():
+                archive = stack.enter_context(zipfile.ZipFile(self.out))
+            for version in range(self.versions):
+                for name in self.inputs.names:
+                    if (path := paths.get(key := self.key(name, version))) is not None:
+                        inside = path.relative_to(self.out).as_posix() if archive is not None else ""
+                        content = path.read_bytes() if archive is None else archive.read(inside)
+                        yield key, self.inputs.read(name), content
 
     def key(self, name: str, version: int) -> str:
         """Return the key of a version of an image, counted from 0."""
         return f"{version + 1}/{name}" if self.versions > 1 else name
-
-    def _content(self, path: Path) -> bytes:
-        if not (self.out.is_file() and zipfile.is_zipfile(self.out)):
-            return path.read_bytes()
-        with zipfile.ZipFile(self.out) as archive:
-            return archive.read(path.relative_to(self.out).as_posix())
 
 
 def edit_files(

@@ -70,6 +70,24 @@ def sidecar_of(output: str) -> str:
     return str(PurePosixPath(output).with_suffix(SIDECAR))
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder in which files can be written; raises DanqingError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise not_writable(folder, error) from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically, and create its folder; raises DanqingError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(path, content)
+    except OSError as error:
+        raise not_writable(path, error) from error
+
+
 def not_writable(path: Path, error: OSError) -> DanqingError:
     """Return the error for a file that cannot be written."""
     return DanqingError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
@@ -157,15 +175,24 @@ def _unpack(out: Path, folder: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     if out.exists():
-        _extract(out, scratch)
+        try:
+            _extract(out, scratch)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
     os.rename(scratch, folder)  # a killed process leaves no half of it
 
 
 def _extract(out: Path, folder: Path) -> None:
-    with zipfile.ZipFile(out) as archive:
-        if manifest.NAME not in archive.namelist():
-            raise ConfigError(f"{out} is not a result of this command: choose another --out.")
-        archive.extractall(folder)
+    try:
+        with zipfile.ZipFile(out) as archive:
+            if manifest.NAME not in archive.namelist():
+                raise ConfigError(f"{out} is not a result of this command: choose another --out.")
+            archive.extractall(folder)
+    except (OSError, ConfigError):
+        raise
+    except Exception as error:  # zipfile raises anything on a damaged file
+        raise ConfigError(f"{out} cannot be unpacked ({error}): choose another --out.") from error
 
 
 def _pack(folder: Path, out: Path) -> None:

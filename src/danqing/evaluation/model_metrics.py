@@ -108,7 +108,7 @@ def unlabelled(c: MetricInputs) -> str | None:
     """
     model, known = c.on_real_images.model, c.reference.images.label_names
     if model.labels and not set(model.labels) & set(known):
-        return "the model wants to know each real image's label, and the data has none that it knows"
+        return "the model needs the label of each real image, and the data has none that it knows"
     return None
 
 

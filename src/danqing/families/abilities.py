@@ -453,7 +453,8 @@ class Judges(Protocol):
 class DrawsFromNoise(Protocol):
     """A family that draws an image from one vector of noise.
 
-    The noise is standard normal, and the image takes one evaluation."""
+    The noise is standard normal, and the image takes one evaluation.
+    """
 
     @property
     def noise_size(self) -> int:

@@ -271,8 +271,8 @@ class GAN(Family, Grows):
     ) -> Tensor:
         """Generate from the images' own latents, moved towards fresh ones.
 
-        The step keeps the latents normal: it is that of the preconditioned Crank-Nicolson proposal (Cotter et
-            al. 2013).
+        The step, that of the preconditioned Crank-Nicolson proposal (Cotter et al. 2013), keeps the latents
+        normal.
         num_steps: as of `fill`.
         """
         latents = self._latents_of(images, torch.ones_like(images[:, :1]), condition, seeds, num_steps)

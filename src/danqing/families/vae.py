@@ -307,8 +307,8 @@ class VAE(Autoencoder):
     def vary(self, images: Tensor, condition: Condition, *, seeds: Sequence[int], strength: float) -> Tensor:
         """Sample from the images' own noise, moved towards fresh noise.
 
-        The step keeps the noise normal: it is that of the preconditioned Crank-Nicolson proposal (Cotter et
-            al. 2013).
+        The step, that of the preconditioned Crank-Nicolson proposal (Cotter et al. 2013), keeps the noise
+        normal.
         """
         noise = self.prior.to_noise(self.encode(images, condition), condition)[0]
         fresh = normal(seeds, (self.latent_count,), device=noise.device)
@@ -327,8 +327,8 @@ class VAE(Autoencoder):
         """Sample what a mask covers, in several steps.
 
         Each step encodes the image, draws latents, decodes them and puts the rest back. This Markov chain
-        approaches the model's distribution of the covered part given the rest (Rezende et al.
-            2014, appendix F). The last step decodes the posterior's mean.
+        approaches the model's distribution of the covered part given the rest (Rezende et al. 2014, appendix
+        F). The last step decodes the posterior's mean.
         num_steps: how often.
         """
         check(num_steps=num_steps)

@@ -9,18 +9,17 @@ from danqing.data.attributes import Attribute
 from danqing.data.card import plain
 from danqing.data.consent import in_words, read_consent
 from danqing.families.base import Learner
+from danqing.learners.abilities import Classifies, Detects, Segments
 from danqing.model import conditions
 from danqing.quantities import memory, number, privacy
 
 _MAX_LABELS = 40
-_PIPELINES = {
-    "classifier": "image-classification",
-    "detector": "object-detection",
-    "segmenter": "image-segmentation",
+_PIPELINES: dict[type, str] = {
+    Classifies: "image-classification",
+    Detects: "object-detection",
+    Segments: "image-segmentation",
 }
-"""What the hub calls the task of a learner that recognizes images, by its family."""
-_CALLS = dict.fromkeys(_PIPELINES.values(), 'dq.predict(model, "photos/")')
-"""How it is used."""
+"""What the hub calls the task of a learner that recognizes images, by what it can do."""
 NOT_MEDICAL = (
     "This model is not a medical device. It changes images and may add or remove what matters in them: do "
     "not diagnose from its results."
@@ -71,7 +70,7 @@ def card(
     attributes = info.get("attributes", [])
     pipeline = "text-to-image" if text else "unconditional-image-generation"
     pipeline = "image-to-image" if info.get("translates") else pipeline
-    pipeline = pipeline if can_sample else _PIPELINES.get(str(info["family"]), "")
+    pipeline = pipeline if can_sample else _pipeline_of_learner(info)
     lines = [
         "---",
         "library_name: danqing",
@@ -252,19 +251,24 @@ def _how_to_use(info: Mapping[str, Any], prompts: Sequence[str], samples: str | 
 
 
 def _how_to_recognize(info: Mapping[str, Any]) -> list[str]:
-    """Return an example for a learner whose ability has a method of `Recognizer`."""
-    call = _CALLS.get(_PIPELINES.get(str(info["family"]), ""))
-    if call is None:
+    """Return an example for a learner that `predict` accepts."""
+    if not _pipeline_of_learner(info):
         return []
     return [
         "```python",
         "import danqing as dq",
         "",
         'model = dq.load_recognizer("path/of/this/folder")',
-        call,
+        'dq.predict(model, "photos/")',
         "```",
         "",
     ]
+
+
+def _pipeline_of_learner(info: Mapping[str, Any]) -> str:
+    """Return what the hub calls the task of a learner that recognizes images; "" if it has no name."""
+    found = (name for ability, name in _PIPELINES.items() if families.implements(info["family"], ability))
+    return next(found, "")
 
 
 def _example(labels: Sequence[str], prompts: Sequence[str]) -> str:

@@ -34,7 +34,7 @@ def find_clusters(vectors: Tensor, k: int, *, seed: int = 0) -> Clusters:
     """
     if not 1 <= k <= len(vectors):
         raise SearchError(
-            f"{len(vectors)} vectors cannot be divided into {k} groups: choose a number up to it."
+            f"{len(vectors)} vectors cannot be divided into {k} groups: choose from 1 to {len(vectors)}."
         )
     rng = generator(seed, "clusters")
     centres = _first_centres(vectors, k, rng)

@@ -1,13 +1,13 @@
 """Masks as files: a PNG for each image, an overlay, and which classes there are."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from danqing import atomic
 from danqing.editing import inputs
 from danqing.editing.inputs import Source
-from danqing.editing.outputs import not_writable
+from danqing.editing.outputs import write_file
 from danqing.evaluation.mask_overlays import class_colours, overlaid, to_png
 from danqing.images import encode
 from danqing.model.recognizer import Recognizer
@@ -41,18 +41,16 @@ def write_masks(
             failed[one.name] = one.failure
             continue
         items.append(Prediction.of_mask(one.name, one.mask, recognizer.classes, keep=False))
-        _write(out / "masks" / files[one.name], to_png(one.mask, len(recognizer.classes)))
-        _write(out / "overlays" / files[one.name], encode(overlaid(one.image, one.mask)))
+        write_file(out / "masks" / files[one.name], to_png(one.mask, len(recognizer.classes)))
+        write_file(out / "overlays" / files[one.name], encode(overlaid(one.image, one.mask)))
     predictions = gathered(recognizer, items, failed)
     colours = class_colours(len(recognizer.classes)).tolist()
-    atomic.write_json(
-        out / "classes.json",
-        [
-            {"value": value, "name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
-            for value, (name, colour) in enumerate(zip(recognizer.classes, colours, strict=True))
-        ],
-    )
-    predictions.save(out / "predictions.csv")
+    classes = [
+        {"value": value, "name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)}
+        for value, (name, colour) in enumerate(zip(recognizer.classes, colours, strict=True))
+    ]
+    write_file(out / "classes.json", (json.dumps(classes, indent=2, ensure_ascii=False) + "\n").encode())
+    write_file(out / "predictions.csv", predictions.to_csv().encode())
     return predictions
 
 
@@ -61,11 +59,3 @@ def _names_of_masks(names: Sequence[str]) -> dict[str, str]:
     plain = {name: Path(name).with_suffix(".png").as_posix() for name in names}
     counts = Counter(plain.values())
     return {name: f"{name}.png" if counts[file] > 1 else file for name, file in plain.items()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_bytes(path, content)
-    except OSError as error:
-        raise not_writable(path, error) from error

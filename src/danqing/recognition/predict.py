@@ -222,8 +222,8 @@ def _check_used(recognizer: Recognizer, top: int, threshold: float | None, scale
 
 
 def gathered(recognizer: Recognizer, items: Sequence[Prediction], failed: Mapping[str, str]) -> Predictions:
-    """Return predictions together; raises DataError if there are none."""
-    if not items:
+    """Return predictions together; raises DataError if no file can be read."""
+    if failed and not items:
         name, why = next(iter(failed.items()))
         raise DataError(f"None of the {len(failed):,} files can be read; of {name}: {why}")
     return Predictions(tuple(items), recognizer.classes, "temperature" in recognizer.facts, failed)

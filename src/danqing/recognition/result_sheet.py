@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing import atomic, page
+from danqing import page
+from danqing.editing.outputs import not_writable, write_file
 from danqing.errors import SearchError
 from danqing.images import Images, encode, to_pil
 from danqing.recognition.image_index import ImageIndex
@@ -34,7 +35,8 @@ def write(
 
     path: its ending is the format; .html is a page. found: as a search returns them. titles: the name or the
     text of each query. queries: their images, uint8 `[q, h, w, c]`, in the form of the index. Raises
-    SearchError where nothing was found, and DataError where the images are not there.
+    SearchError where nothing was found, DataError where the images are not there, and DanqingError where the
+    file cannot be written.
     """
     path = Path(path)
     pictures = index.pictures({match.id for matches in found for match in matches})
@@ -53,7 +55,7 @@ def write(
             for title, cells in zip(titles, rows, strict=True)
         ]
         text = page.render(kind="search", name="Search results", lead=lead, sections=sections, style=_STYLE)
-        atomic.write_text(path, text)
+        write_file(path, text.encode())
         return path
     columns = max(map(len, rows))
     blank = np.full_like(missing, 255)
@@ -61,7 +63,11 @@ def write(
     images = Images(np.stack([pixels for cells in padded for pixels, _ in cells]))
     captions = [caption for cells in padded for _, caption in cells]
     note = lead if queries is not None else f"{'; '.join(titles)}. {lead}"
-    return Sheet(images, captions, columns=columns, note=note).save(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Sheet(images, captions, columns=columns, note=note).save(path)
+    except OSError as error:
+        raise not_writable(path, error) from error
 
 
 def _caption(match: Match) -> str:

@@ -69,7 +69,7 @@ def segment_content(recognizer: Recognizer, content: bytes, *, scale: Scale = "m
     scale: as of `segment`. Raises DataError, and ConfigError if the model does not segment.
     """
     check_segments(recognizer)
-    return _mask_of_file(recognizer, content, scale, TILE, with_image=False)[0]
+    return _mask_of_file(recognizer, content, scale, with_image=False)[0]
 
 
 def segment_files(
@@ -77,13 +77,12 @@ def segment_files(
     found: Inputs,
     *,
     scale: Scale = "model",
-    tile: int = TILE,
     with_images: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> Iterator[MaskOfFile]:
     """Yield the mask of each image file, at the image's own size.
 
-    scale, tile: as of `segment`. Raises ConfigError if the model does not segment.
+    scale: as of `segment`. Raises ConfigError if the model does not segment.
     """
     check_segments(recognizer)
     for number, name in enumerate(found.names):
@@ -91,7 +90,7 @@ def segment_files(
             on_progress(number, len(found.names), "Segmenting")
         try:
             content = found.read(name)
-            mask, image = _mask_of_file(recognizer, content, scale, tile, with_image=with_images)
+            mask, image = _mask_of_file(recognizer, content, scale, with_image=with_images)
         except DataError as error:
             yield MaskOfFile(name, failure=str(error))
         else:
@@ -112,13 +111,13 @@ def check_segments(recognizer: Recognizer) -> None:
 
 
 def _mask_of_file(
-    recognizer: Recognizer, content: bytes, scale: Scale, tile: int, *, with_image: bool
+    recognizer: Recognizer, content: bytes, scale: Scale, *, with_image: bool
 ) -> tuple[NDArray[np.uint8], Pixels | None]:
     """The mask of an encoded image at its own size, and the image of 8 bits if it is wanted."""
     natural = inspect(content).size
     reading = recognizer.reading()
     reading |= {"size": seen_size(reading, natural) if scale == "model" else None, "fit": "stretch"}
-    mask = _mask(recognizer, decode(content, depth=16, **reading), natural, tile)
+    mask = _mask(recognizer, decode(content, depth=16, **reading), natural, TILE)
     if not with_image:
         return mask, None
     return mask, decode(content, channels=3, range=reading["range"])

@@ -8,24 +8,19 @@ from danqing.data.degrade import Degradation
 from danqing.errors import ConfigError
 from danqing.training.config import TaskName
 
-Mode = Literal["regression", "flow", "style", "classifier", "segmenter", "detector", "embedder"]
-"""The family that a task trains.
-
-An editor computes in one evaluation (regression), or in 4 to 8 from the source image with noise (flow).
-`style` is one evaluation too, of a network that learned from a style image instead of targets.
-"""
-
 
 class Task(NamedTuple):
     """One task.
 
-    presets: by the mode; the first is the default.
+    presets: by the mode, which is the family that is trained; the first is the default. An editor computes in
+        one evaluation (regression), or in 4 to 8 from the source image with noise (flow). `style` is one
+        evaluation too, of a network that learned from a style image instead of targets.
     settings: what is set besides, unless the user sets it.
     learns_from: "pairs" where a source image cannot be made from its target, "images" where there is none,
         and "either" otherwise.
     """
 
-    presets: Mapping[Mode, str]
+    presets: Mapping[str, str]
     settings: Mapping[str, Any] = {}
     learns_from: Literal["pairs", "images", "either"] = "either"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 import danqing as dq
 from danqing import families
 from danqing.cli import main
-from danqing.errors import ConfigError
+from danqing.errors import ConfigError, DanqingError
 from danqing.families.abilities import AttendsToWords, DrawsFromNoise
 from danqing.families.base import Condition
 from danqing.families.flow import FlowModel
@@ -72,7 +72,9 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_a_page_explains_the_labels_of_files(tmp_path: Path, picture: Path) -> None:
-    found = dq.explain(classifier(), picture, label="left", out=tmp_path / "why.html")
+    found = dq.explain(classifier(), picture, label="left", out=tmp_path / "new" / "why.html")
+    with pytest.raises(DanqingError, match=r"cannot be written .*choose another --out"):
+        found.save(tmp_path / "new" / "why.html" / "page.html")
     (section,) = found.sections
     assert section.title == "cat.png"
     assert sum(section.values["labels"].values()) == pytest.approx(1, abs=1e-4)
@@ -83,7 +85,7 @@ def test_a_page_explains_the_labels_of_files(tmp_path: Path, picture: Path) -> N
         "integrated gradients",
         "hiding",
     ]
-    page = (tmp_path / "why.html").read_text()
+    page = (tmp_path / "new" / "why.html").read_text()
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert page.count("data:image/png") == sum(map(len, section.rows))
 

@@ -174,7 +174,10 @@ def test_missing_auth_with_keys_every_route_asks_for_one(
             url = service.url + path.replace("{", "").replace("}", "")
             for headers in ({}, {"authorization": "Basic YTpi"}, {"authorization": "Bearer none"}):
                 answer = httpx.request(method, url, headers=headers)
-                assert answer.status_code == 401, (method, path)
+                assert answer.status_code == 401, (
+                    f"{method} {path} answers without a key: let it depend on needs(scope) or any_key, or "
+                    "add it to the public routes above."
+                )
                 assert_refused(answer, 401)
                 tried += 1
     assert tried >= 24

@@ -46,6 +46,17 @@ def test_what_is_no_picture_is_named_and_the_rest_is_kept() -> None:
     found = read_upload([zipped({"a.png": picture(0), "b.png": b"no picture", "c.exe": b"MZ"})], (), Limits())
     assert [one.source for one in found.images] == ["a.png"]
     assert found.rejected.keys() == {"b.png", "c.exe"}
+    files = {
+        "a.png": picture(0),
+        "a.txt": b"a" * 40_000,
+        "metadata.csv": b"file_name,label\n" + b"," * 9_000_000,
+    }
+    found = read_upload([zipped(files)], (), Limits())
+    assert [(one.source, one.label, one.text) for one in found.images] == [("a.png", "", "")]
+    assert found.rejected == {
+        "a.txt": "It has over 32,000 bytes: shorten it.",
+        "metadata.csv": "It has over 8,388,608 bytes: shorten it.",
+    }
     loose = read_upload([picture(1), b"x"], [About("in/a.png", "", "words"), About("b.png")], Limits())
     assert [(one.source, one.text) for one in loose.images] == [("in/a.png", "words")]
 
@@ -53,9 +64,13 @@ def test_what_is_no_picture_is_named_and_the_rest_is_kept() -> None:
 def test_a_data_set_is_what_training_reads(tmp_path: Path) -> None:
     folder = SetFolder(tmp_path / "set")
     folder.create()
-    names = folder.add(
-        [NewImage(f"../{n}", picture(n), ".png", "ab"[n % 2], f"number {n}") for n in range(4)]
-    )
+    new = [NewImage(f"../{n}", picture(n), ".png", "ab"[n % 2], f"number {n}") for n in range(4)]
+    (folder.images / "000003.png").mkdir()
+    with pytest.raises(OSError):  # noqa: PT011
+        folder.add(new)
+    assert [path.name for path in folder.images.iterdir()] == ["000003.png"]  # none without its row
+    (folder.images / "000003.png").rmdir()
+    names = folder.add(new)
     assert names == ["000001.png", "000002.png", "000003.png", "000004.png"]
     assert (
         folder.change([Change("000001.png", label="c", text=""), Change("000002.png", decision="drop")]) == []

@@ -18,7 +18,7 @@ _ONE_COLOUR = 0.8
 _LEAST_AREA, _MOST_AREA = 0.5, 1.6
 """Figures are taken for figures from this part of the smallest area to this multiple of the largest."""
 _UNLIKE = 0.4
-"""A figure whose squared difference from a shape, as a part of its own square, is larger is none of it."""
+"""A figure is not a shape if its squared difference from the shape is a larger share of its own square."""
 _CLEARLY = 0.5
 """One figure of a group is another shape than the others if that fits it so much better."""
 _BLURS = (0.0, 0.7, 1.1)

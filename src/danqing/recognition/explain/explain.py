@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from danqing.editing import inputs
+from danqing.editing.outputs import make_folder
 from danqing.errors import ConfigError, DataError
 from danqing.families import display_name
 from danqing.image_files import decode
@@ -51,8 +52,11 @@ def explain(
     index: an index of the training images (`danqing.index`), to show those nearest to each image or sample.
     out: where to write the page.
 
-    Raises ConfigError for what the model cannot explain, DataError and ModelError.
+    Raises ConfigError for what the model cannot explain, DataError, ModelError, and DanqingError where `out`
+    cannot be written.
     """
+    if out is not None:
+        make_folder(Path(out).parent)  # before the work, not after it
     opened = model if isinstance(model, Model | Recognizer) else open_trained(model, device=device)
     tell = on_progress or _silent
     if isinstance(opened, Model):

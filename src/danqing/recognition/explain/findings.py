@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from danqing import atomic
+from danqing.editing.outputs import write_file
 from danqing.marks import Marks
 from danqing.recognition.explain import page
 
@@ -53,7 +53,10 @@ class Explanation:
         return {"name": self.name, "found": found, "notes": list(self.notes)}
 
     def save(self, path: str | Path) -> Path:
-        """Write one self-contained page; returns its path."""
+        """Write one self-contained page; returns its path.
+
+        Raises DanqingError where that fails.
+        """
         sections = [page.section(each.title, each.words, each.rows, each.marks) for each in self.sections]
-        atomic.write_text(Path(path), page.whole(self.name, self.lead, sections, self.notes))
+        write_file(Path(path), page.whole(self.name, self.lead, sections, self.notes).encode())
         return Path(path)

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from danqing import atomic
+from danqing.editing.outputs import make_folder
 from danqing.errors import ConfigError
 from danqing.evaluation import scores as score_files
 from danqing.judging.entrants import Gathered, as_png, blurred, gather
@@ -117,6 +118,7 @@ def judge(
             if not contestants:
                 raise ConfigError(f"There is no session in {folder}: name what is to be judged.")
             _check(ballots, checks)
+            make_folder(folder)
             gathered = gather(
                 contestants,
                 real=real,
@@ -193,7 +195,6 @@ def _start(
         "pictures": subjects,
         "seed": seed,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     atomic.write_json(folder / SESSION_FILE, told)
     new = sessions.NewSession(
         id=told["session"],

@@ -74,9 +74,17 @@ def read(content: bytes, name: str) -> bytes:
 
     Raises ApiError if it is damaged.
     """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return read_entry(archive, name)
+
+
+def read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return an entry of an open zip, as `read`.
+
+    Many entries are read in one opening, which takes as long as the zip has entries.
+    """
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return archive.read(name)
+        return archive.read(name)
     except Exception as error:  # decompressors raise anything on hostile input
         raise ApiError(400, f"The entry cannot be unpacked: {error}.", code="image_parse_error") from None
 

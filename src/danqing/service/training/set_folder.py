@@ -1,5 +1,6 @@
 """The files of one data set: images under names of our own, and tables that `danqing.data` reads."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -92,13 +93,17 @@ class SetFolder:
         """
         rows = self._rows()
         first = 1 + max((int(row["file_name"].partition(".")[0]) for row in rows), default=0)
-        names = []
-        for number, one in enumerate(new, first):
-            name = f"{number:06d}{one.ending}"
-            (self.images / name).write_bytes(one.content)
-            rows.append({"file_name": name, "source": one.source, "label": one.label, "text": one.text})
-            names.append(name)
-        self._write(rows)
+        names = [f"{number:06d}{one.ending}" for number, one in enumerate(new, first)]
+        try:
+            for name, one in zip(names, new, strict=True):
+                (self.images / name).write_bytes(one.content)
+                rows.append({"file_name": name, "source": one.source, "label": one.label, "text": one.text})
+            self._write(rows)
+        except OSError:  # such as a full disk: no image is left without its row
+            for name in names:
+                with contextlib.suppress(OSError):
+                    (self.images / name).unlink()
+            raise
         self.findings_file.unlink(missing_ok=True)
         return names
 

@@ -1,10 +1,9 @@
 """From what is uploaded to the images of a data set, under the limits of the service."""
 
-import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -19,7 +18,8 @@ from danqing.text_encoding import decode_text
 
 MOST_LABEL, MOST_TEXT, MOST_SOURCE = 100, 4000, 300
 """The longest label, caption and path of an image, in characters."""
-_MOST_TABLE = 8 * 1024**2
+_MOST_TABLE, _MOST_CAPTION = 8 * 1024**2, 8 * MOST_TEXT
+"""The largest table and the largest file of a caption, in bytes."""
 _ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _TABLES = tuple(name for name in tables.TABLES if not name.endswith(".parquet"))
 
@@ -88,19 +88,20 @@ def _unpacked(content: bytes, limits: Limits) -> Uploaded:
     """Read the images of a zip, with labels and captions from its folders, text files and tables."""
     inside = archives.contents(content, limits)
     found = Uploaded([], {})
-    told = _tables_in(content, inside.others)
     captions = {name.rpartition(".")[0]: name for name in inside.others if name.lower().endswith(".txt")}
     described = {*captions.values(), *(name for name in inside.others if _is_table(name))}
     found.rejected.update({name: why for name, why in inside.others.items() if name not in described})
-    for name in inside.pictures:
-        try:
-            picture = archives.read(content, name)
-        except ApiError as error:
-            found.rejected[name] = error.message
-            continue
-        row = told.get(name, {})
-        text = row.get("text") or _caption(content, captions.get(name.rpartition(".")[0]))
-        _add(found, name, picture, row.get("label") or _label_of(name), text, limits)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        told = _tables_in(archive, inside.others, found.rejected)
+        for name in inside.pictures:
+            try:
+                picture = archives.read_entry(archive, name)
+            except ApiError as error:
+                found.rejected[name] = error.message
+                continue
+            row = told.get(name, {})
+            text = row.get("text") or _caption(archive, captions.get(name.rpartition(".")[0]), found.rejected)
+            _add(found, name, picture, row.get("label") or _label_of(name), text, limits)
     return found
 
 
@@ -128,11 +129,13 @@ def _is_table(name: str) -> bool:
     return PurePosixPath(name).name.lower() in _TABLES
 
 
-def _tables_in(content: bytes, others: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _tables_in(
+    archive: zipfile.ZipFile, others: Iterable[str], rejected: dict[str, str]
+) -> dict[str, dict[str, str]]:
     """Return labels and captions of the images that tables of a zip describe, by their paths."""
     told: dict[str, dict[str, str]] = {}
     for name in filter(_is_table, others):
-        if (raw := _small(content, name, _MOST_TABLE)) is None:
+        if (raw := _small(archive, name, _MOST_TABLE, rejected)) is None:
             continue
         try:
             table = tables.read_table(name, raw)
@@ -151,20 +154,24 @@ def _tables_in(content: bytes, others: Mapping[str, str]) -> dict[str, dict[str,
     return told
 
 
-def _caption(content: bytes, name: str | None) -> str:
-    raw = None if name is None else _small(content, name, 8 * MOST_TEXT)
+def _caption(archive: zipfile.ZipFile, name: str | None, rejected: dict[str, str]) -> str:
+    raw = None if name is None else _small(archive, name, _MOST_CAPTION, rejected)
     try:
         return "" if raw is None else decode_text(raw)
     except UnicodeDecodeError:
         raise invalid(f"{name} is not UTF-8: save it as UTF-8.", "image", "invalid_archive") from None
 
 
-def _small(content: bytes, name: str, most: int) -> bytes | None:
-    """Return an entry of a zip, None if it is larger than `most` bytes or damaged."""
-    with contextlib.suppress(ApiError, KeyError), zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if archive.getinfo(name).file_size <= most:
-            return archives.read(content, name)
-    return None
+def _small(archive: zipfile.ZipFile, name: str, most: int, rejected: dict[str, str]) -> bytes | None:
+    """Return an entry; None, with the reason in `rejected`, if it has over `most` bytes or is damaged."""
+    if archive.getinfo(name).file_size > most:
+        rejected[name] = f"It has over {most:,} bytes: shorten it."
+        return None
+    try:
+        return archives.read_entry(archive, name)
+    except ApiError as error:
+        rejected[name] = error.message
+        return None
 
 
 def read_about(text: str) -> list[About]:
