@@ -26,18 +26,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="module")
+def brought(home: Path) -> frozenset[str]:
+    """The names of what the reader brings, and no command has written."""
+    return frozenset(path.name for path in (home / "here").iterdir())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_does_what_it_says(page: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_does_what_it_says(
+    page: Path, home: Path, brought: frozenset[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(home / "here")
     monkeypatch.setenv("DANQING_CACHE", str(home / "cache"))
     monkeypatch.setenv("DANQING_TRUST", str(home / f"trust-{page.stem}"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("DANQING_MARKS")
-    kept = frozenset(path.name for path in Path.cwd().iterdir())
+    world.clear(Path.cwd(), brought)
     reader = Reader(page.stem, home / "models", monkeypatch)
     shown = [one for one in pages.typed(page) if not is_excused(one)]
     faults = [reader.type(one) if isinstance(one, Command) else reader.execute(one) for one in shown]
-    world.clear(Path.cwd(), kept)
     assert not any(faults), "\n\n".join(filter(None, faults))
 
 

@@ -105,6 +105,7 @@ RUNS = {
     "runs/tokens": "tokens",
     "runs/kinds": "kinds",
     "runs/smiles": "kinds",
+    "runs/fashion": "kinds",
     "runs/cats": "gan",
     "runs/unwanted": "unwanted",
     "runs/parts": "cells",
