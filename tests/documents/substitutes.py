@@ -63,7 +63,7 @@ TASKS = {
 
 MODELS = {
     "gan": "train photos/ --preset gan-32",
-    "vae": "train photos/ --preset vae-32",
+    "vae": "train photos/ --preset vae-32 --set net=conv",
     "flow": "train photos/ --preset flow-32",
     "faces": "train faces/ --attributes age,glasses --preset vae-32",
     "plain": "train faces/ --preset gan-32 --evaluate-every 16",
