@@ -57,7 +57,6 @@ class Reader:
         self.names: dict[str, Any] = {}
         self.runs = {**small.RUNS, **small.PAGE_RUNS.get(page, {})}
         self.served: list[Any] = []
-        self.said = ""
         patch.syspath_prepend(Path.cwd())  # for the module of --signer
         patch.setattr(server, "serve", lambda app, *place, **more: self.served.append(app))
 
@@ -79,7 +78,6 @@ class Reader:
             for name, value in command.variables.items():
                 patch.setenv(name, value)
             printed = self._once(words) if words[0] in ("compare", "tune") else run(words)
-        self.said = printed.out + printed.err
         if printed.code != small.EXITS.get(command.line, 0):
             return f"danqing {' '.join(words)}\nends with {printed.code}: {printed.err}{printed.out}"
         return "; ".join(self._faults(command, words, printed))
@@ -183,7 +181,7 @@ def in_small(words: Sequence[str], page: str = "") -> list[str]:
     words += [more for word in tuple(words) for more in small.WITH.get(word, ())]
     for name, value in small.OPTIONS.get(verb, {}).items():
         if name not in words and (name != "--size" or "--init" not in words):
-            words += [name, "32" if (name, words[1:2]) == ("--size", ["album/"]) else value]
+            words += [name, "32" if name == "--size" and "--style-image" in words else value]
     given = {words[i + 1].partition("=")[0] for i, word in enumerate(words) if word == "--set"}
     for name, value in _settings(words).items():
         if name not in given:

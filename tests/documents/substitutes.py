@@ -75,6 +75,7 @@ MODELS = {
     "unwanted": "train unwanted/ --task classify",
     "cells": "train scans/ --task segment --masks images:masks",
     "looks": "train photos/ --task embed",
+    "starry": "train stone/ --task style --style-image starry.jpg",
     "upscaler": "train photos/ --task upscale",
     "enhancer": "train photos/ --task enhance",
     "digits": "train digits --preset vae-32",
@@ -110,6 +111,7 @@ RUNS = {
     "runs/unwanted": "unwanted",
     "runs/parts": "cells",
     "runs/looks": "looks",
+    "runs/starry": "starry",
     "runs/digits": "digits",
     "runs/averaged": "averaged",
 }
