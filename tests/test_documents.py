@@ -35,7 +35,8 @@ def test_there_are_commands_in_the_documents() -> None:
 @pytest.mark.parametrize("page", pages(".zh.md"), ids=lambda page: page.name)
 def test_a_chinese_page_shows_the_same_commands(page: Path) -> None:
     english = READMES[".md"] if page == READMES[".zh.md"] else page.with_name(f"{page.name[:-6]}.md")
-    assert [one.words for one in commands(page)] == [one.words for one in commands(english)]
+    shown = [[re.sub(r'"[^"]*"', "PROMPT", one.line) for one in commands(each)] for each in (page, english)]
+    assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
