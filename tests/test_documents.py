@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -12,47 +11,51 @@ import pytest
 
 import danqing
 from danqing import families, presets
-from danqing.cli import commands
 from danqing.evaluation.metrics import METRICS
+from tests.documents.pages import COMMANDS, FENCE, READMES, ROOT, blocks, commands, pages
 
-ROOT = Path(__file__).parents[1]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("README*.md"))]
-COMMANDS = commands.command().commands
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
+PAGES = [*pages(), *pages(".zh.md")]
 
 
-def typed_commands() -> list[tuple[str, list[str]]]:
-    lines = [
-        (page.name, line.split("|")[0])
-        for page in PAGES
-        for block in blocks(page, "")
-        for line in block.splitlines()
-        if re.match(r"(\.venv/bin/)?danqing ", line) and "[" not in line
-    ]
-    return [(name, shlex.split(line, comments=True)[1:]) for name, line in lines]
-
-
-@pytest.mark.parametrize(("page", "words"), typed_commands())
-def test_every_command_in_the_documents_parses(page: str, words: list[str]) -> None:
-    command = COMMANDS[words[0]]
-    rest = words[1:]
-    if hasattr(command, "commands"):
-        command, rest = command.commands[rest[0]], rest[1:]
-    rest = rest[: rest.index(">")] if ">" in rest else rest
-    assert command.make_context(words[0], rest).params is not None
-    for option, value in itertools.pairwise(rest):
-        assert (
-            option != "--preset" or value in [*presets.names(), *presets.overlays()] or value == "pixels-32"
-        )
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_in_the_documents_parses(page: Path) -> None:
+    for typed in commands(page):
+        command, rest = COMMANDS[typed.words[0]], typed.words[1:]
+        if hasattr(command, "commands"):
+            command, rest = command.commands[rest[0]], rest[1:]
+        assert command.make_context(typed.words[0], list(rest)).params is not None
+        for option, value in itertools.pairwise(rest):
+            known = [*presets.names(), *presets.overlays(), "pixels-32"]
+            assert option != "--preset" or value in known, typed.line
 
 
 def test_there_are_commands_in_the_documents() -> None:
-    assert len(typed_commands()) > 20
+    assert sum(len(commands(page)) for page in pages()) > 250
+
+
+@pytest.mark.parametrize("page", pages(".zh.md"), ids=lambda page: page.name)
+def test_a_chinese_page_shows_the_same_commands(page: Path) -> None:
+    english = READMES[".md"] if page == READMES[".zh.md"] else page.with_name(f"{page.name[:-6]}.md")
+    shown = [[re.sub(r'"[^"]*"', "PROMPT", one.line) for one in commands(each)] for each in (page, english)]
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_in_the_documents_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    lines = [re.sub(r"\s+", " ", found) for found in re.findall(r"`(danqing [^`]+)`", FENCE.sub("", text))]
+    syntax = [block for block in blocks(page, "") if block.startswith("danqing ") and "[--" in block]
+    for line in [*lines, *syntax]:
+        words = line.split()[1:]
+        command = COMMANDS.get(words[0])
+        if command is None:
+            assert words[0].startswith("--"), line
+            continue
+        if hasattr(command, "commands") and words[1:] and words[1] in command.commands:
+            command = command.commands[words[1]]
+        if not hasattr(command, "commands"):
+            known = {"--help", *(name for one in command.params for name in (*one.opts, *one.secondary_opts))}
+            assert set(re.findall(r"(?<!\S)\[?(--[a-z][a-z-]*)", line)) <= known, line
 
 
 def test_every_command_and_every_metric_is_in_the_documents() -> None:

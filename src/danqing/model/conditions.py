@@ -61,7 +61,10 @@ def given_condition(
     Raises ConfigError as `drawn_condition`, and where the model needs labels and none are given.
     """
     if label is None and config.labels:
-        raise ConfigError("This model was trained with labels: give the label of each image.")
+        raise ConfigError(
+            "This model was trained with labels: give the label of each image (--label), such as "
+            f"{config.labels[0]}."
+        )
     prompt = "" if prompt is None and config.reads_text else prompt
     return drawn_condition(
         config, range(count), label, prompt, negative_prompt, attributes, draws_attributes=False

@@ -22,7 +22,7 @@ from danqing.families.word_attention import _text_weights, _weights
 from danqing.model.model import Model
 from danqing.model.recognizer import Recognizer
 from danqing.nets.flow.blocks import TextAttention, normalize
-from danqing.recognition.explain.of_generator import reads_words, word_heats
+from danqing.recognition.explain.of_generator import reads_words, units, word_heats
 from danqing.text import bpe
 from danqing.text.pretrained import Pretrained
 from tests.tiny_encoders import written
@@ -233,3 +233,9 @@ def test_an_index_alone_shows_the_nearest_images_of_samples(tmp_path: Path, pict
         dq.explain(model)
     index = dq.index(picture.parent, tmp_path / "index", encoder="pixels")
     assert [section.title for section in dq.explain(model, index=index).sections] == ["Nearest images"]
+
+
+def test_a_model_without_maps_has_no_units_with_names() -> None:
+    values = {"family": "vae", "net": "mlp", "prior": "normal", "features": 4, "latents": 4, **SIZE}
+    with pytest.raises(ConfigError, match="No layer of this model has maps"):
+        units(Model(families.build(families.parse_config(values))), None, None, 0)

@@ -188,6 +188,10 @@ def _rounded(direction: Tensor) -> list[float]:
 def _chosen_layer(layers: dict[str, int], wanted: str | None) -> str:
     """Return a layer by its name, by default the one in the middle; raises ConfigError."""
     names = list(layers)
+    if not names:
+        raise ConfigError(
+            "No layer of this model has maps, so its units have no places: leave the segmenter out."
+        )
     if wanted is None:
         return names[len(names) // 2]
     if wanted not in layers:
