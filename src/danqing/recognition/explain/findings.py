@@ -55,5 +55,6 @@ class Explanation:
     def save(self, path: str | Path) -> Path:
         """Write one self-contained page; returns its path."""
         sections = [page.section(each.title, each.words, each.rows, each.marks) for each in self.sections]
-        atomic.write_text(Path(path), page.whole(self.name, self.lead, sections, self.notes))
-        return Path(path)
+        place = Path(path).expanduser()
+        atomic.write_text(place, page.whole(self.name, self.lead, sections, self.notes))
+        return place
