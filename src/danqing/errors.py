@@ -71,6 +71,12 @@ class TrustError(DanqingError):
     """Keys, signatures or marks that cannot be made, read or trusted."""
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean NAME?" for the known name that is nearest; nothing if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
 def explain(error: "ValidationError", known: Iterable[str] = ()) -> str:
     """Return the first mistakes that pydantic found, as one sentence.
 

@@ -398,7 +398,7 @@ class Images:
 
         A single image is written itself, without scaling.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         is_single = len(self) == 1
         picture = to_pil(self.array[0]) if is_single else self.grid(columns)
         where = self.changed[0] if is_single and self.changed is not None else None
@@ -416,7 +416,7 @@ class Images:
         name: the beginning of the names.
         Raises ConfigError for another format, and OSError.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         digits, ending = len(str(len(self) - 1)), format.lower().lstrip(".")
         paths = [folder / f"{name}{number:0{digits}d}.{ending}" for number in range(len(self))]

@@ -28,7 +28,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 GAN = str(Path(__file__).parents[1] / "golden" / "gan")
 MISTAKES = [
     (("train", "/no/where", "--images", "64"), "There is no data at /no/where"),
-    (("train", "digits", "--preset", "gan-23"), "There is no preset called 'gan-23': choose one of"),
+    (("train", "digits", "--preset", "gan-23"), "There is no preset called 'gan-23'. Did you mean gan-32?"),
     (("train", "digits", "--config", "no.toml"), "There is no configuration file at no.toml"),
     (("train", "digits", "--preset", "gan-32", "--config", "no.toml"), "not both"),
     (("train", "digits", "--images", "64", "--minutes", "1"), "--images or --minutes, not both"),

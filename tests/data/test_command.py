@@ -31,7 +31,7 @@ def test_check_tells_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixtur
         "cat 66.7%, dog 33.3%",
         "cat/broken [1].png",
         "flip True",
-        "There are only 31",
+        "There are only 30",
     ):
         assert part in text
     assert grid.stat().st_size > 100

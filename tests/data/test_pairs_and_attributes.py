@@ -215,4 +215,4 @@ def test_dicom_files_need_no_ending(tmp_path: Path) -> None:
     (tmp_path / "LICENSE").write_text("not an image" * 20)
     dataset = open_dataset(tmp_path)
     assert (len(dataset), dataset.size) == (3, (8, 8))
-    assert dataset.info.report.understood["Not read"] == "1 no ending"
+    assert dataset.info.report.understood["Not read"] == "1 without an ending"

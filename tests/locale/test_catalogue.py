@@ -52,6 +52,18 @@ def test_a_number_matches_only_digits():
     assert known.translate("many images in 3 folders") == "many images in 3 folders"
 
 
+def test_a_colon_in_brackets_does_not_divide_a_message():
+    known = Catalogue(
+        {
+            "{n:,} used": "使用 {n} 张",
+            "{n:,} skipped ({reasons})": "跳过 {n} 张（{reasons}）",
+            "The file is truncated: get a complete copy.": "文件被截断：请获取完整的副本。",
+        }
+    )
+    text = "27 used, 1 skipped (1 × The file is truncated: get a complete copy)"
+    assert known.translate(text) == "使用 27 张，跳过 1 张（1 × 文件被截断：请获取完整的副本）"
+
+
 def test_a_value_that_contains_the_separator_is_found():
     known = Catalogue(
         {

@@ -42,7 +42,7 @@ def test_declared_pairs_replace_the_degradation_of_a_preset() -> None:
 @pytest.mark.parametrize(
     ("task", "mode", "settings", "sentence"),
     [
-        ("paint", None, {}, "There is no task 'paint': choose one of upscale"),
+        ("paint", None, {}, "There is no task 'paint'. Choose one of upscale"),
         ("upscale", "slow", {}, "The task upscale has no mode 'slow': choose regression or flow"),
         ("fill", "regression", {}, "The task fill has no mode 'regression': choose flow"),
         ("translate", None, {}, "declare them by --pairs SOURCES:TARGETS or --domains"),

@@ -117,6 +117,21 @@ def test_an_edit_shows_its_parent_and_that_it_was_changed_before(folder: Path) -
         assert outcomes(found)["parent"] is outcome
 
 
+def test_the_image_before_an_edit_is_not_taken_for_the_edit(folder: Path) -> None:
+    before = pixels("RGB", seed=6)
+    after = before.copy()
+    after[:9, :9] = 255
+    marks = Marking(MarkSettings.from_text("eu"), Declaration(SourceType.PARTLY_GENERATED, "fill", "cats"))
+    edit = images.encode(images.to_pil(after), "png", marks=marks)
+    stripped = io.BytesIO()
+    images.to_pil(after).save(stripped, "JPEG", quality=80)
+    assert dq.verify(edit).verdict is Verdict.OURS
+    for content in (picture(seed=6), stripped.getvalue()):
+        found = dq.verify(content)
+        assert (found.verdict, outcomes(found)["registry"]) == (Verdict.NONE, Outcome.UNSURE)
+        assert "is the image before that edit" in found.summary
+
+
 def test_credentials_beside_an_image_are_found(folder: Path, tmp_path: Path) -> None:
     owner = authority.load(folder / "authority")
     path = tmp_path / "picture.png"

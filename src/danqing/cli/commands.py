@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
@@ -23,6 +24,8 @@ NAMES = tuple(name for commands in overview.COMMANDS.values() for name in comman
 """Of all commands. Each is a module, with a function of that name and its examples, or with an `app`."""
 _PLACES = frozenset({"--out", "--each", "--data"})
 _FLAGS = frozenset({"--json", "--quiet", "-q", "--verbose", "-v"})
+_HOME = re.compile(r"^(--[a-z-]+=|)(~)(?=$|[/\\])")
+"""Where a shell leaves `~` as it is: after `--out=`, and everywhere on Windows."""
 # Depending on its version, Typer uses click or its own copy of it; both derive BadParameter from UsageError.
 _UsageError: type[BaseException] = typer.BadParameter.__bases__[0]
 
@@ -117,10 +120,11 @@ def _add_options(group: Any, options: Sequence[Any]) -> None:
 def run(words: Sequence[str]) -> int:
     """Run one command; returns its exit code. Raises DanqingError."""
     _reject_empty(words)
+    words = [_HOME.sub(lambda found: found[1] + os.path.expanduser(found[2]), word) for word in words]
     try:
         with warnings.catch_warnings():
             warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
-            return command(_needed(words))(list(words), prog_name="danqing", standalone_mode=False) or 0
+            return command(_needed(words))(words, prog_name="danqing", standalone_mode=False) or 0
     except _UsageError as error:
         if type(error).__name__ != "NoArgsIsHelpError":  # a bare `danqing data` has shown its help
             output.error(_usage_sentence(error), as_json="--json" in words)

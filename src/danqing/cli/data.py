@@ -227,9 +227,9 @@ def _facts(dataset: "Dataset") -> dict[str, Any]:
         "Label conflicts": f"{report.contradicted:,} equal to one with another label"
         if report.contradicted
         else None,
-        "Not used": "\n  ".join([f"{count:,}", *skipped, *more]) if count else "none",
+        "Not used": "\n".join([f"{count:,}", *skipped, *more]) if count else "none",
         "Not read": report.understood.get("Not read"),
-        "Notes": "\n  ".join(report.notes),
+        "Notes": "\n".join(report.notes),
         "Augmentation": (", ".join(f"{name} {value}" for name, value in advice.items()) or "none")
         + (" (no flip where captions are read)" if dataset.has_texts and info.augment.flip else ""),
         "Licence": info.licence,

@@ -50,5 +50,7 @@ def faces_text(found: "Faces | None") -> str:
         return "not searched for: --faces COUNT does, with pip install 'danqing[faces]'"
     if not found.images:
         return "not found: the images are too small to search"
+    if not found.names:
+        return f"in {found.showing:,} of {found.images:,} images"
     names = ", ".join(found.names[:_NAMED])
-    return f"in {found.showing:,} of {found.images:,} images" + (f", such as {names}" if names else "")
+    return f"in {found.showing:,} of {found.images:,} images, such as {names}"

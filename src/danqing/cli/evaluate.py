@@ -1,6 +1,5 @@
 """`danqing evaluate`: score a model, or a folder of pictures, against a data set."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -147,16 +146,8 @@ def _text(found: "Evaluation") -> str:
         "Pictures": found.neighbours,
         "Written": "\n".join(map(str, found.files)),
     }
-    parts = [f"{value}\n{found.reason}\n", table, output.printable(remarks), _facts(facts), f"{head}\n"]
+    parts = [f"{value}\n{found.reason}\n", table, output.printable(remarks), output.facts(facts), f"{head}\n"]
     return "\n".join(part for part in parts if part)
-
-
-def _facts(rows: Mapping[str, object]) -> str:
-    """As `output.facts`, with what takes several lines indented."""
-    width = max(map(len, rows)) + 2
-    return output.facts(
-        {name: str(value).replace("\n", "\n" + " " * width) for name, value in rows.items() if value}
-    )
 
 
 def _value(score: "Score", *, interval: bool = True) -> str:

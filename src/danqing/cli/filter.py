@@ -80,7 +80,7 @@ def _check_prompts(settings: Any, path: Path, lines: dict[str, Any], payload: di
         raise ConfigError(f"The prompts in {path} cannot be read: {why_unreadable(error)}.") from error
     (rate, found), (low, _) = (blocked_prompts(chosen, given, level) for level in ("auto", "low"))
     shown = [f"prompt {number}: {reason}" for number, reason in found[:_SHOWN]]
-    lines["Prompts"] = "\n  ".join([_in_words(rate, low), *shown])
+    lines["Prompts"] = "\n".join([_in_words(rate, low), *shown])
     payload["prompts"] = {
         "auto": rate._asdict(),
         "low": low._asdict(),
@@ -131,7 +131,7 @@ def _in_words(auto: "Rate", low: "Rate") -> str:
 def _not_read(scored: "list[ScoredImages]") -> str | None:
     failed = scored[0].failed
     shown = [f"{name}: {reason}" for name, reason in list(failed.items())[:_SHOWN]]
-    return "\n  ".join([f"{len(failed):,}", *shown]) if failed else None
+    return "\n".join([f"{len(failed):,}", *shown]) if failed else None
 
 
 def _payload(scored: "ScoredImages") -> dict[str, Any]:

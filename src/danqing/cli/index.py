@@ -78,7 +78,7 @@ def index(
         {
             "Index": out,
             "Images": f"{len(built):,}: {change.added:,} added, {change.removed:,} removed",
-            "Not read": "\n  ".join(lines) if change.skipped else None,
+            "Not read": "\n".join(lines) if change.skipped else None,
             "Encoder": f"{facts.encoder}, vectors of {built.looks.dimensions} numbers",
             "Words": "yes" if built.reads_words else "no",
             "Search": "exact" if built.looks.is_exact else "by a graph of neighbours, which may miss some",

@@ -79,7 +79,7 @@ def plain(value: Any) -> Any:
 
 
 def facts(rows: Mapping[str, Any]) -> str:
-    """Return names and values in two aligned columns.
+    """Return names and values in two aligned columns, also where a value has several lines.
 
     Rows without a value are left out.
     """
@@ -87,7 +87,10 @@ def facts(rows: Mapping[str, Any]) -> str:
     shown = [(translate_exactly(name), translate(value)) for name, value in given.items()]
     width = max((cell_len(name) for name, _ in shown), default=0)
     bold, normal = ("\033[1m", "\033[0m") if Console().is_terminal else ("", "")
-    return "".join(f"{bold}{_padded(name, width)}{normal}  {value}\n" for name, value in shown)
+    gap = "\n" + " " * (width + 2)
+    values = [gap.join(line.strip() for line in value.split("\n")) for _, value in shown]
+    names = [f"{bold}{_padded(name, width)}{normal}" for name, _ in shown]
+    return "".join(f"{name}  {value}\n" for name, value in zip(names, values, strict=True))
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -122,9 +122,7 @@ def _duplicates(index: "ImageIndex", least: float) -> tuple[dict[str, Any], str]
     count = sum(map(len, groups))
     facts = {
         "Groups": f"{len(groups):,}, of {count:,} images",
-        "Images": "\n  ".join(
-            ["", *lines, *([f"and {more:,} more groups (--json lists all)"] if more else [])]
-        ),
+        "Images": "\n".join([*lines, *([f"and {more:,} more groups (--json lists all)"] if more else [])]),
     }
     return {"groups": groups}, output.facts(facts if groups else {"Groups": "none"})
 

@@ -54,7 +54,7 @@ def _model_rows(info: Mapping[str, Any]) -> dict[str, Any]:
         "Images": f"{info['width']} x {info['height']}, {info['channels']} channels",
         "Samples": info.get("sampled_sizes"),
         "Labels": _some(info["labels"]),
-        "Attributes": "\n  ".join(Attribute.model_validate(one).in_words() for one in attributes),
+        "Attributes": "\n".join(Attribute.model_validate(one).in_words() for one in attributes),
         "Task": trained.get("task"),
         "Reads": _reads(info),
         "Prompts": _some(info["text"]["captions"]) if info["text"] else None,
@@ -95,7 +95,7 @@ def _run_rows(run: Mapping[str, Any]) -> dict[str, Any]:
         "Time": duration(progress["seconds"]) if progress else None,
         "Speed": f"{speed:,.0f} images/s" if speed else None,
         "Source": run.get("data", {}).get("source"),
-        "Warnings": "\n          ".join(alarms),
+        "Warnings": "\n".join(alarms),
         "Command": run.get("command"),
     }
 

@@ -12,6 +12,7 @@ from danqing.data.survey import Survey
 from danqing.data.tables import ENDINGS, TABLES
 
 _KINDS_NAMED = 6
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".rar", ".7z")
 
 
 def counted(sources: Counter[str], total: int) -> str:
@@ -37,7 +38,7 @@ def where_captions_were_sought(told: Annotations, beside: dict[str, Beside]) -> 
 def layout_in_words(images: Sequence[Found], told: Annotations) -> str:
     """Return how many images, folders and tables there are, in words."""
     folders = len({one.folders[0] for one in images if one.folders})
-    parts = [f"{len(images):,} images"]
+    parts = ["1 image" if len(images) == 1 else f"{len(images):,} images"]
     parts.append(f"in {folders:,} folders" if folders > 1 else "in one folder")
     if told.tables:
         parts.append(f"described by {joined(told.tables)}")
@@ -69,7 +70,7 @@ def explain_others(
     """
     used = {name for one in beside.values() for name in one if name} | taken
     rest = [name for name in others if name not in used]
-    kinds = Counter(posixpath.splitext(name)[1].lower() or "no ending" for name in rest)
+    kinds = Counter(posixpath.splitext(name)[1].lower() or "without an ending" for name in rest)
     parts = [f"{count:,} {kind}" for kind, count in kinds.most_common(_KINDS_NAMED)]
     if len(kinds) > _KINDS_NAMED:
         parts.append(f"{len(rest) - sum(n for _, n in kinds.most_common(_KINDS_NAMED)):,} of other kinds")
@@ -106,22 +107,21 @@ def _stem(name: str) -> str:
 def _note_on_rest(rest: Sequence[str], kinds: Counter[str]) -> str:
     drawings = kinds[".svg"] + kinds[".svgz"]
     advice = f" ({drawings} of them SVG drawings: convert them to PNG first)" if drawings else ""
-    which = f"{len(rest):,} files are" if len(rest) > 1 else "1 file is"
-    return (
-        f"{which} not images and were left out{advice}."
-        if len(rest) > 1
-        else (f"{which} not an image and was left out{advice}.")
-    )
+    if len(rest) == 1:
+        return f"1 file is not an image by its ending and was left out{advice}."
+    return f"{len(rest):,} files are not images by their endings and were left out{advice}."
 
 
 def why_no_images(files: Files, others: Sequence[str]) -> str:
     """Return why some files hold no images, and what to name instead."""
-    kinds = Counter(posixpath.splitext(name)[1].lower() or "no ending" for name in others)
+    kinds = Counter(posixpath.splitext(name)[1].lower() or "without an ending" for name in others)
     ignored = [f"{count:,} {what}" for what, count in files.ignored.items()]
     if not others and not ignored:
         return f"{files.path} holds no files: name a folder with images."
     parts = [f"{count:,} {kind}" for kind, count in kinds.most_common(_KINDS_NAMED)] + ignored
     advice = "name a folder with png, jpeg or webp files"
+    if any(kinds[ending] for ending in _ARCHIVES):
+        advice = "unpack the archives in it first"
     if kinds[".svg"] or kinds[".svgz"]:
         advice = "SVG drawings are not supported: convert them to PNG first"
     return f"{files.path} holds no images ({', '.join(parts)}): {advice}."

@@ -41,6 +41,7 @@ def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
     Range: one for all such images, chosen by `value_range`. Buckets: chosen by `buckets.choose`, and none if
     one size suits all images.
     """
+    failed: list[Skipped] = []
     if source.natural is not None:
         seen = [_ImageFacts(source.natural)]
     else:
@@ -72,7 +73,7 @@ def resolve(source: Source, spec: ImageSpec) -> tuple[ImageSpec, list[str]]:
         range=bounds,
         buckets=sizes if len(sizes) > 1 else (),
     )
-    remarks = _remarks(found if source.natural is None else [], spec, source.count())
+    remarks = _remarks(found if source.natural is None else [], spec, source.count() - len(failed))
     return spec, remarks + _range_remarks(values, asked, bounds) + _lacking(seen)
 
 

@@ -30,7 +30,7 @@ from danqing.data.tables import TABLES
 from danqing.data.tar_shards import Tars
 from danqing.data.target_files import AUTO
 from danqing.data.zip_file import Zip
-from danqing.errors import ConfigError, DataError, MissingSplitError
+from danqing.errors import ConfigError, DataError, MissingSplitError, nearest
 from danqing.image_files import Range
 from danqing.image_files.formats import is_image_name
 from danqing.images import Alpha
@@ -171,7 +171,18 @@ def find_source(
             return _in_file(path, split, declared), ()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}).") from error
-    raise DataError(f"There is no data at {source}: {_HOW} {', '.join(builtin.names())}.")
+    raise DataError(
+        f"There is no data at {source}: {_HOW} {', '.join(builtin.names())}.{_nearest(str(source), path)}"
+    )
+
+
+def _nearest(source: str, path: Path) -> str:
+    """Return which built-in set or file beside it a misspelled name may mean."""
+    try:
+        beside = [(path.parent / name).as_posix() for name in os.listdir(path.parent)]
+    except OSError:
+        beside = []
+    return nearest(source.partition(":")[0], builtin.names()) or nearest(path.as_posix(), beside)
 
 
 class _ArchiveKind(NamedTuple):

@@ -73,10 +73,10 @@ def apply(
             "np.asarray(image)."
         )
     if out is not None:
-        result = edit_files(edit, images, Path(out), seed=seed, marks=marks, **options)
+        result = edit_files(edit, images, Path(out).expanduser(), seed=seed, marks=marks, **options)
         if compare is not None and not options.get("dry_run"):
             compared = compare_page.compare(edit, result, reference, marks=marks)
-            compare_page.write_page(compared, Path(compare))
+            compare_page.write_page(compared, Path(compare).expanduser())
         return result
     path = Path(images) if isinstance(images, str | Path) else None
     if path is None or not path.is_file() or options or compare is not None:

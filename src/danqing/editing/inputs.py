@@ -95,7 +95,7 @@ def find(source: Source) -> Inputs:
         if len(source) == 1:
             return find(source[0])
         return _several([path for each in source for path in _expanded(each)])
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
         folder = Folder(path)
         return _chosen(folder.names(), folder, (path,), path, folder.ignored)
@@ -136,7 +136,7 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 def _expanded(source: str | Path) -> list[Path]:
     """Return the file of this name, or those that fit a pattern; raise ConfigError if there are none."""
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -381,9 +381,9 @@ def _remarks(c: MetricInputs, scores: Sequence[Score]) -> Iterable[str]:
     if c.uses_training and c.doubt:
         yield c.doubt
     if skipped := c.candidate.facts.get("unreadable"):
-        yield f"{skipped:,} files of {c.candidate.name} could not be read and were left out"
+        yield f"files of {c.candidate.name} that could not be read and were left out: {skipped:,}"
     if skipped := c.reference.images.info.report.skipped:
-        yield f"{skipped:,} files of {c.reference.info.name} could not be read and were left out"
+        yield f"files of {c.reference.info.name} that could not be read and were left out: {skipped:,}"
     if c.reference.info.count < 100:
         yield f"{c.reference.info.count} reference images are few: read every score with its interval"
 

@@ -106,7 +106,7 @@ def contest(
 
     Raises ConfigError, EvaluationError, DataError and ModelError.
     """
-    folder = Path(out)
+    folder = Path(out).expanduser()
     entered = _named(submissions)
     with locked(folder, _WHAT):
         width, height = size or open_dataset(data, split=split or _split(data), on_progress=on_progress).size

@@ -209,13 +209,12 @@ class Catalogue:
 
     def _introduced(self, text: str, depth: int) -> str | None:
         """A message after a name and a colon."""
-        start = text.find(": ")
-        while start >= 0:
-            name, rest = text[:start], text[start + 2 :]
+        parts = split_outside_brackets(text, ": ")
+        for cut in range(1, len(parts)):
+            name, rest = ": ".join(parts[:cut]), ": ".join(parts[cut:])
             known, inner = self._translated(name, depth + 1), self._translated(rest, depth + 1)
             if inner or known:
                 return f"{known or name}：{inner or rest}"
-            start = text.find(": ", start + 2)
         return None
 
     def _listed(self, text: str, depth: int) -> str | None:

@@ -86,7 +86,7 @@ def open_model(source: str, revision: str | None = None, access: Access | None =
     if model_folder.is_hub_id(place):
         folder, within = model_folder.fetch(place, revision, whole=bool(access.require), variant=variant)
         return open_files(folder, within=within, access=access, name=place, options=options)
-    return open_files(model_folder.find(Path(place)), access=access, options=options)
+    return open_files(model_folder.find(Path(place).expanduser()), access=access, options=options)
 
 
 def read_learner(

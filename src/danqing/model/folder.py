@@ -65,6 +65,7 @@ def write(
     half: store the weights in float16, which halves the file. Raises ModelError where they do not fit.
     Scores of these weights are kept: those in the folder, or else those in `origin`.
     """
+    folder = folder.expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     atomic.remove_leftovers(folder)
     if grid is not None:
@@ -306,7 +307,8 @@ def fetch(
         raise ModelError(hub.gated(repo_id)) from error
     except hub.ERRORS as error:
         raise ModelError(
-            f"{repo_id} is not a folder here, and the hub did not return it: {_first_line(error)}"
+            f"{repo_id} is not a folder here, and the hub did not return it: "
+            f"{_first_line(error).removeprefix('Got: ')}"
         ) from error
     if is_pipeline(snapshot):
         snapshot = hub.fetch_pipeline(repo_id, snapshot, revision, variant)
@@ -426,6 +428,10 @@ def _plain(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _not_a_folder(folder: Path) -> str:
+    inner = sorted(path.parent.name for path in folder.glob("*/config.toml"))
+    if inner:
+        one = folder / inner[0]
+        return f"{folder} is not a model folder: it holds runs, so name one of them, such as {one}."
     return (
         f"{folder} is not a model folder: give one with config.json and model.safetensors, or a run folder."
     )

@@ -246,6 +246,6 @@ def _by_likelihood(family: Family, source: object) -> Learner:
     except ConfigError as error:
         name = display_name(family.config.family)
         raise ModelError(
-            f"{source} holds a {name}, which samples images: use danqing.load, or train a model with --task "
-            f"classify. It cannot recognize images by likelihood either: {error}"
+            f"{source} holds a {name}, which samples images and does not recognize them: train a model with "
+            f"--task classify. {error}"
         ) from error

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from danqing.errors import ConfigError
+from danqing.errors import ConfigError, nearest
 
 _FOLDER = Path(__file__).parent
 _OVERLAYS = _FOLDER / "overlays"
@@ -18,8 +18,9 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """Return the path of a preset's TOML file; raises ConfigError."""
     if name not in names():
-        known = ", ".join([*names(), *overlays()])
-        raise ConfigError(f"There is no preset called {name!r}: choose one of {known}.")
+        known = [*names(), *overlays()]
+        near = nearest(name, known) or f" Choose one of {', '.join(known)}."
+        raise ConfigError(f"There is no preset called {name!r}.{near}")
     return _FOLDER / f"{name}.toml"
 
 

@@ -41,7 +41,7 @@ def clean(
 
     Raises DanqingError.
     """
-    page = None if out is None else Path(out)
+    page = None if out is None else Path(out).expanduser()
     if page is not None and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"The page of a cleaning is HTML: name it {page.stem}.html instead of {page.name}.")
     network = open_network(features)

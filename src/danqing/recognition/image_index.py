@@ -85,7 +85,7 @@ class ImageIndex:
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read an index; raise SearchError where it is missing or damaged."""
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         matcher = words.read(folder / _CAPTIONS)
         captions = VectorIndex.load(folder / _CAPTIONS) if matcher is not None else None
         return cls(folder, VectorIndex.load(folder), None, matcher, captions)
@@ -318,7 +318,7 @@ def index(
     is their new place.
     Raises SearchError where `out` holds an index that was built otherwise, DataError and EvaluationError.
     """
-    folder = Path(out)
+    folder = Path(out).expanduser()
     if encoder not in NAMES and Path(encoder).exists():
         encoder = str(Path(encoder).resolve())  # it is opened again, perhaps from another folder
     if isinstance(data, Path) or re.split("[:/]", data)[0] not in builtin.names():

@@ -85,7 +85,7 @@ class Predictions(Sequence[Prediction]):
 
     def save(self, path: str | Path) -> Path:
         """Write a table (.csv) or everything (.json), atomically; raises ConfigError for another ending."""
-        path = Path(path)
+        path = Path(path).expanduser()
         text = self.to_csv() if format_of(path) == "csv" else json.dumps(self.plain(), ensure_ascii=False)
         atomic.write_text(path, text)
         return path

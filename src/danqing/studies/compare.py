@@ -104,7 +104,7 @@ def compare(
     if second is not None:
         networks.append(_open_second(second, judged, device, on_progress))
     samples = n if n is not None else min(max(len(judged.reference), FEWEST_SAMPLES), SMALL)
-    folder = Path(out)
+    folder = Path(out).expanduser()
     asked = {
         "format": FORMAT,
         "data": judged.training.fingerprint,

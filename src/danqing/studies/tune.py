@@ -114,7 +114,8 @@ def tune(
             f"{len(held.judged)} held-out images are too few to score trials by: add images, or raise "
             "evaluation.held_out."
         )
-    folder, source = Path(out), str(Path(data).resolve()) if Path(data).exists() else str(data)
+    folder, data = Path(out).expanduser(), Path(data).expanduser() if str(data).startswith("~") else data
+    source = str(Path(data).resolve()) if Path(data).exists() else str(data)
     asked = {
         "format": FORMAT,
         "data": source,

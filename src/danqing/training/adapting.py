@@ -329,6 +329,6 @@ def advice(images: int, config: RunConfig) -> str | None:
             "forgets less: add --preset lora."
         )
     return (
-        f"{images} images are few to learn from nothing: an adapter of a trained model learns more from them "
-        "(--init MODEL --preset lora)."
+        f"{images} images are few to train a model from scratch: an adapter of a trained model learns more "
+        "from them (--init MODEL --preset lora)."
     )

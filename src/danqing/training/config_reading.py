@@ -1,7 +1,6 @@
 """From presets, files and `key=value` settings to one checked configuration."""
 
 import contextlib
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from danqing import presets
-from danqing.errors import ConfigError, explain
+from danqing.errors import ConfigError, explain, nearest
 from danqing.families import config_class
 from danqing.text_encoding import decode_toml, why_unreadable
 from danqing.training.config import RunConfig, flat
@@ -152,8 +151,9 @@ def full_name(key: str, family: str) -> str:
         matches = [key] if nested else []
     if len(matches) != 1:
         names = keys + [k.rpartition(".")[2] for k in keys]
-        near = matches or meant or difflib.get_close_matches(key, names, n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else " `danqing presets NAME` shows them all."
+        several = matches or meant
+        hint = f" Did you mean {' or '.join(several)}?" if several else nearest(key, names)
+        hint = hint or " `danqing presets NAME` shows them all."
         raise ConfigError(f"There is no setting called {key!r}.{hint}")
     return matches[0]
 

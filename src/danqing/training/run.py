@@ -28,6 +28,7 @@ from danqing.recognition.first_look import first_look
 from danqing.training import (
     adapting,
     generated,
+    label_advice,
     measured_runs,
     private_rules,
     pseudo_labels,
@@ -220,6 +221,8 @@ def train(
             listener.on_message("This run is complete: give more --images or --minutes to continue it.")
             return _compared(folder, wanted, held, data, listener, device)
         if advice := adapting.advice(len(dataset) + len(held.judged if held else ()), wanted):
+            listener.on_advice(advice)
+        for advice in label_advice.advice(dataset, wanted, is_scored=held is not None):
             listener.on_advice(advice)
         if config is None and not folder.has_checkpoints:
             name = request.preset or DEFAULT_PRESET

@@ -27,7 +27,7 @@ class RunFolder:
     """A run's paths, its configuration, and its facts in `run.json`."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.name = self.path.resolve().name
         self.config_file = self.path / "config.toml"
         self.from_data_file = self.path / "from_data.json"

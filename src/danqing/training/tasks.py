@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from danqing import presets
 from danqing.data.degrade import Degradation
-from danqing.errors import ConfigError
+from danqing.errors import ConfigError, nearest
 from danqing.training.config import TaskName
 
 
@@ -53,7 +53,8 @@ def choose(task: str, mode: str | None, settings: Mapping[str, Any]) -> tuple[st
     """
     found = TASKS.get(task)  # type: ignore[call-overload]
     if found is None:
-        raise ConfigError(f"There is no task {task!r}: choose one of {', '.join(TASKS)}.")
+        near = nearest(task, TASKS) or f" Choose one of {', '.join(TASKS)}."
+        raise ConfigError(f"There is no task {task!r}.{near}")
     mode = mode or next(iter(found.presets))
     if mode not in found.presets:
         known = " or ".join(found.presets)

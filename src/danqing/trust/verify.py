@@ -13,6 +13,7 @@ from danqing.marks import SIDECAR
 from danqing.trust import credentials, registry, watermark
 from danqing.trust.codes_mark import CodesDetection
 from danqing.trust.credentials import Credentials
+from danqing.trust.declaration import SourceType
 from danqing.trust.found_labels import FoundLabels, find_labels
 from danqing.trust.settings import trust_path
 from danqing.trust.watermark_key import WatermarkKey
@@ -46,6 +47,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     ABSENT = "not present"
     SKIPPED = "not checked"
+    UNSURE = "unsure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,10 @@ def verify(
         marks = (*marks, _codes(pixels, model, folder))
     proofs = [check for check in marks if check.outcome is Outcome.PASSED]
     verdict, summary = _judged(found, is_revoked, labels, proofs)
+    if verdict is Verdict.NONE and any(check.outcome is Outcome.UNSURE for check in marks):
+        summary = (
+            "It has no mark. It is like an image that was edited here, or is the image before that edit."
+        )
     manifest = {} if found is None else found.manifest
     return Provenance(verdict, summary, (*signed, labelled, *marks), manifest)
 
@@ -237,6 +243,9 @@ def _pixel_marks(pixels: Pixels, folder: Path) -> tuple[Check, Check]:
     if not matches:
         return marked, Check("registry", Outcome.ABSENT)
     entry, exact, similarity = matches[0]
+    if not exact and SourceType.of(entry.action) is not SourceType.GENERATED:
+        like = f"an image with a similarity of {similarity:.2f}, or that before the edit, {_described(entry)}"
+        return marked, Check("registry", Outcome.UNSURE, like)
     same = "these pixels" if exact else f"an image with a similarity of {similarity:.2f}"
     return marked, Check("registry", Outcome.PASSED, f"{same}, {_described(entry)}")
 
@@ -255,7 +264,7 @@ def _watermarked(found: watermark.Detection, named: Sequence[registry.Entry]) ->
     p_value = f"p = {found.p_value:.1e}"
     if found.number is None:
         return Check("watermark", Outcome.ABSENT, p_value)
-    entry = f", {_described(named[0])}" if len(named) == 1 else ""
+    entry = f"; {_described(named[0])}" if len(named) == 1 else ""
     return Check("watermark", Outcome.PASSED, p_value + entry)
 
 

@@ -58,5 +58,6 @@ class Explanation:
         Raises DanqingError where that fails.
         """
         sections = [page.section(each.title, each.words, each.rows, each.marks) for each in self.sections]
-        write_file(Path(path), page.whole(self.name, self.lead, sections, self.notes).encode())
-        return Path(path)
+        place = Path(path).expanduser()
+        write_file(place, page.whole(self.name, self.lead, sections, self.notes).encode())
+        return place
