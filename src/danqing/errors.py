@@ -72,7 +72,10 @@ class TrustError(DanqingError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " Did you mean NAME?" for the known name that is nearest; nothing if none is near."""
+    """Return " Did you mean NAME?" for the nearest known name.
+
+    Nothing if none is near.
+    """
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]}?" if near else ""
 

@@ -79,9 +79,9 @@ def plain(value: Any) -> Any:
 
 
 def facts(rows: Mapping[str, Any]) -> str:
-    """Return names and values in two aligned columns, also where a value has several lines.
+    """Return names and values in two aligned columns.
 
-    Rows without a value are left out.
+    A value of several lines stays in its column. Rows without a value are left out.
     """
     given = {name: printable(value) for name, value in rows.items() if value is not None and value != ""}
     shown = [(translate_exactly(name), translate(value)) for name, value in given.items()]

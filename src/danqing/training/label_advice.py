@@ -12,7 +12,9 @@ _NAMED = 5
 
 
 def advice(dataset: Dataset, config: RunConfig, *, is_scored: bool) -> Iterator[str]:
-    """Yield what is missing for a model that recognizes images; nothing for other models.
+    """Yield what is missing for a model that recognizes images.
+
+    Other models get no advice.
 
     dataset: the images to learn from. is_scored: whether images are held out.
     """
