@@ -53,6 +53,15 @@ def test_a_subset_by_index_keeps_order_and_renames_labels(dataset: Dataset) -> N
     assert again.labels is None
 
 
+def test_a_mask_of_booleans_chooses_where_it_is_true(dataset: Dataset) -> None:
+    mask = np.zeros(len(dataset), bool)
+    mask[[2, 5]] = True
+    assert torch.equal(dataset.subset(mask).images([0, 1]), dataset.images([2, 5]))
+    assert torch.equal(dataset.images(torch.from_numpy(mask)), dataset.images([2, 5]))
+    with pytest.raises(IndexError, match="one for each image"):
+        dataset.images(mask[:3])
+
+
 def test_a_subset_by_name(dataset: Dataset) -> None:
     part = dataset.subset(["c", "a"])
     assert part.label_names == ("a", "c")

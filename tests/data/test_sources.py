@@ -19,6 +19,7 @@ from danqing.data.folder import Folder
 from danqing.data.idx import IdxSource
 from danqing.data.manifest import read_manifest
 from danqing.data.records import About, ImageSpec, file_key
+from danqing.data.tar_shards import titles
 from danqing.errors import ConfigError, DataError
 
 from .pictures import picture, png, write
@@ -312,6 +313,16 @@ def test_parquet_with_the_hubs_class_names(tmp_path: Path, structured: bool) -> 
     assert labelled(dataset) == expected(["cat", "dog", "cat"])
     assert dataset.texts(range(3)) == ("a\nb", "", "c")
     assert len(open_dataset(tmp_path / "data" / "test-00000-of-00001.parquet")) == 3
+
+
+def test_shards_with_equal_names_are_told_apart_by_as_many_folders_as_it_takes() -> None:
+    def named(*shards: str) -> list[str]:
+        return titles([Path(shard) for shard in shards])
+
+    assert named("/d/a.tar", "/d/b.tar") == ["a.tar", "b.tar"]
+    assert named("/d/x/a.tar", "/d/y/a.tar", "/d/b.tar") == ["x_a.tar", "y_a.tar", "b.tar"]
+    assert named("/d/data/a.tar", "/d/data/data/a.tar") == ["d_data_a.tar", "data_data_a.tar"]
+    assert len(set(named("/d/x/a.tar", "/d/y/a.tar", "/d/x_a.tar", "/e/x_a.tar"))) == 4
 
 
 def test_shards_without_a_training_name_never_teach_the_test(tmp_path: Path) -> None:

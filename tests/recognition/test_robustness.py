@@ -102,6 +102,8 @@ def test_encoders_and_generators_are_attacked_too(tmp_path: Path) -> None:
     assert measures >= {"feature distance", "colours and detail", "likelihood", "typicality"}
     with pytest.raises(DanqingError, match="does not classify images: leave attacks out"):
         dq.attack(run, "digits:0,1", attacks="pgd")
+    with pytest.raises(DanqingError, match="does not classify images: leave sigma"):
+        dq.attack(run, "digits:0,1", sigma=0.25)
 
 
 def test_what_is_generated_is_attacked_by_search_where_there_are_no_gradients() -> None:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from danqing.errors import TrainingError
 from danqing.families import build, parse_config
 from danqing.training.config_sections import ScheduleConfig
 from danqing.training.ema import EMA, HalfLife
@@ -31,6 +32,15 @@ def test_budget_follows_corrections_and_reads_back_what_it_wrote(tmp_path):
     budget.set(100, 1200)
     assert [budget.total(n) for n in (0, 99, 100, 5000)] == [1000, 1000, 1200, 1200]
     assert Budget.read(tmp_path / "budget.json").entries == budget.entries
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", '{"totals": [[0]]}', '{"totals": 3}', '{"totals": [[0, "many"]]}']
+)
+def test_a_damaged_budget_is_named(tmp_path, text):
+    (tmp_path / "budget.json").write_text(text)
+    with pytest.raises(TrainingError, match=r"budget\.json is damaged"):
+        Budget.read(tmp_path / "budget.json")
 
 
 def test_tenths_follow_the_corrected_budget_and_a_larger_one_begins_anew(tmp_path):

@@ -278,7 +278,7 @@ class Dataset:
         return self._store.texts(self._places(indices)) if self.has_texts else None
 
     def subset(self, chosen: Indices | Sequence[str]) -> "Dataset":
-        """Select images by index, in that order, or by label name.
+        """Select images by index, in that order, by a mask of booleans, or by label name.
 
         Raises DataError.
         """
@@ -394,7 +394,11 @@ class Dataset:
         return np.append(np.arange(len(self._manifest.label_names)), -1)
 
     def _places(self, indices: Indices) -> NDArray[np.int64]:
-        wanted = indices.numpy() if isinstance(indices, Tensor) else np.asarray(indices, np.int64)
+        wanted = indices.numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+        if wanted.dtype == bool:
+            if wanted.shape != (len(self),):
+                raise IndexError(f"a mask must have {len(self)} entries, one for each image")
+            wanted = np.flatnonzero(wanted)
         wanted = wanted.astype(np.int64, copy=False)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
             raise IndexError(f"indices must lie in [0, {len(self)})")

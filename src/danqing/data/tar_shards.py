@@ -150,10 +150,18 @@ class Tars:
 def titles(shards: Sequence[Path]) -> list[str]:
     """Return a name for each shard.
 
-    Equal names in two folders include the folder's name.
+    Equal names in two folders include the names of as many folders as tell them apart.
     """
-    counts = Counter(shard.name for shard in shards)
-    return [s.name if counts[s.name] == 1 else f"{s.parent.name}_{s.name}" for s in shards]
+    found = [shard.name for shard in shards]
+    for depth in range(2, max((len(shard.parts) for shard in shards), default=0) + 1):
+        counts = Counter(found)
+        if len(counts) == len(found):
+            break
+        found = [
+            name if counts[name] == 1 else "_".join(shard.parts[-depth:])
+            for name, shard in zip(found, shards, strict=True)
+        ]
+    return found
 
 
 @functools.lru_cache(maxsize=4096)

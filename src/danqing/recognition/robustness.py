@@ -104,6 +104,11 @@ def attack(
     trial = Trial(opened, reference, reference.images, ball, seed, on_progress)
     trial.learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions are faster so
     is_classifier = isinstance(trial.learner, Classifies)
+    if not is_classifier and (attacks is not None or sigma is not None):
+        name = "attacks" if attacks is not None else "sigma (--certify)"
+        raise EvaluationError(f"{opened.name} does not classify images: leave {name} out.")
+    if isinstance(trial.learner, Classifies) and trial.learner.is_multi_label and sigma is not None:
+        raise EvaluationError("Smoothing is for one label per image: leave sigma (--certify) out.")
     attacked = trial.of(n or (_USUAL if is_classifier else _USUAL_CHANGES))
     notes += reference.cautions
     scores: list[Score] = []
@@ -115,9 +120,6 @@ def attack(
             named = tuple(name for name in named if _suits(name, norm, trial.learner.is_multi_label))
         scores += _of_classifier(attacked, trial.learner, named, steps, corruptions, sigma)
     else:
-        if attacks is not None or sigma is not None:
-            name = "attacks" if attacks is not None else "sigma"
-            raise EvaluationError(f"{opened.name} does not classify images: leave {name} out.")
         found, said = change_scores(attacked, steps)
         scores, notes = scores + found, notes + said
     scores, notes = scores + apart[0], notes + apart[1]
@@ -211,8 +213,6 @@ def _certified(
     trial: Trial, classifier: Classifies, rows: Any, targets: Tensor, sigma: float
 ) -> Iterator[Score]:
     """The share of images whose label is right, and certified within some radii."""
-    if targets.ndim == 2:
-        raise EvaluationError("Smoothing is for one label per image: leave sigma out.")
     right, radii = [], []
     for place, row in enumerate(rows.tolist()):
         trial.tell(place, len(rows), "Certifying")

@@ -63,14 +63,22 @@ class Budget:
 
     @classmethod
     def read(cls, path: Path) -> "Budget":
-        """Return the budget at `path`; an empty one if there is none."""
+        """Return the budget at `path`; an empty one if there is none.
+
+        Raises TrainingError if it is damaged.
+        """
         if not path.exists():
             return cls(path, [])
-        written = json.loads(path.read_text())
-        totals, earlier = (
-            [(int(start), int(total)) for start, total in written.get(name, [])]
-            for name in ("totals", "earlier")
-        )
+        try:
+            written = json.loads(path.read_text())
+            totals, earlier = (
+                [(int(start), int(total)) for start, total in written.get(name, [])]
+                for name in ("totals", "earlier")
+            )
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise TrainingError(
+                f"{path} is damaged ({type(error).__name__}): restore it, or choose another --out."
+            ) from error
         return cls(path, totals, earlier)
 
     @property
