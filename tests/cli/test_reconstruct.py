@@ -1,6 +1,7 @@
 """`danqing reconstruct`: real images above what a model makes of them."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_the_command_that_follows_the_training_of_a_first_stage_reconstructs(
     )
     assert code == 0
     (line,) = (line for line in printed.splitlines() if line.startswith("Next"))
-    following = line.split()[1:]
+    following = shlex.split(line)[1:]
     assert following == ["danqing", "reconstruct", "run", str(photos), "--out", "grid.png"]
     assert run(capsys, *following[1:])[0] == 0
     assert Path("grid.png").exists()

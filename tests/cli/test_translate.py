@@ -1,6 +1,7 @@
 """A model of pairs from training to translation, evaluation and report, by command."""
 
 import json
+import shlex
 import zipfile
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_the_command_that_follows_training_translates(
     code, out, _ = run(capsys, *words, "--images", 64, "--out", "pairs")
     assert code == 0
     (line,) = (line for line in out.splitlines() if line.startswith("Next"))
-    following = line.split()[1:]
+    following = shlex.split(line)[1:]
     assert following == ["danqing", "translate", "pairs", str(data / "dark"), "--out", "translated"]
     assert run(capsys, *following[1:])[0] == 0
     assert len(list(Path("translated").rglob("*.png"))) == 150

@@ -1,6 +1,7 @@
 """Exported models give the pictures of the model in PyTorch, and a wrong export is not written."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,9 @@ def test_what_cannot_be_exported_is_rejected_before_any_work(gan: tuple[Model, P
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.skipif(
+    "ONEDNN_MAX_CPU_ISA" in os.environ, reason="OpenVINO does not know of the limit, and asks for more"
+)
 def test_openvino_in_bf16_records_what_fewer_bits_cost(gan: tuple[Model, Path], tmp_path: Path) -> None:
     exported = load(dq.export(gan[0], tmp_path / "out", to="openvino", precision="bf16"), marks="none")
     assert 1e-5 < max(check.error for check in exported.manifest.parity.lowered) < 0.1

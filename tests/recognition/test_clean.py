@@ -1,6 +1,9 @@
 """A folder in which everything is planted, from finding it to training without it."""
 
 import csv
+import html
+import json
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -90,7 +93,7 @@ def test_the_page_holds_all_decisions_and_no_markup_of_others(data: Path, tmp_pa
     found = dq.clean(data, out=out, features="pixels")
     text = out.read_text(encoding="utf-8")
     assert text.count("<figure") == len(found.findings)
-    assert f"--clean {tmp_path / 'page.csv'}" in text
+    assert html.escape(f"--clean {shlex.quote(str(tmp_path / 'page.csv'))}") in text
     with (tmp_path / "page.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(found.rows)
     with pytest.raises(ConfigError, match=r"name it page\.html"):
@@ -110,7 +113,8 @@ def test_a_run_says_what_is_unusual_and_what_its_list_left_out(data: Path, tmp_p
     assert any(line.startswith("Images worth a look: 1 blank") for line in said)
     run = dq.train(data, out=tmp_path / "run", clean=tmp_path / "clean.csv", listener=Ear(), **budget)
     assert "left out by the clean list" in (run.folder / "run.json").read_text(encoding="utf-8")
-    assert f"--clean {tmp_path / 'clean.csv'}" in (run.folder / "run.json").read_text(encoding="utf-8")
+    command = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))["command"]
+    assert f"--clean {shlex.quote(str(tmp_path / 'clean.csv'))}" in command
 
 
 def test_a_first_look_counts_what_is_there(data: Path) -> None:

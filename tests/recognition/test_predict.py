@@ -113,7 +113,7 @@ def test_what_cannot_be_recognized_is_said(recognizer: Recognizer, pictures: Pat
         predict(embedder, pictures)
     with pytest.raises(ModelError, match="An embedder cannot segment images"):
         embedder.masks(torch.zeros(1, 1, 6, 6))
-    with pytest.raises(ModelError, match=r"samples images: use danqing\.load"):
+    with pytest.raises(ModelError, match="samples images and does not recognize them: train a model"):
         dq.load_recognizer("demo")
 
 

@@ -1,11 +1,13 @@
 """A PostgreSQL server of the tests' own, from the system's package."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
 import uuid
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 
@@ -26,7 +28,9 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix="danqing-postgresql-"))
         if self._user:
             shutil.chown(self.folder, self._user)
-        self._call("initdb", "--no-sync", "--auth=trust", "--username=tests", "--encoding=UTF8")
+        self._call(
+            *("initdb", "--no-sync", "--auth=trust", "--username=tests", "--encoding=UTF8", "--locale=C")
+        )
 
     def _call(self, program: str, *arguments: str) -> None:
         command = [str(self._programs / program), "-D", str(self.folder / "data"), *arguments]
@@ -34,7 +38,8 @@ class Server:
 
     def start(self) -> None:
         """Returns when it answers."""
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
+        place = shlex.quote(str(self.folder))
+        options = f"-k {place} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
         self._call(
             "pg_ctl", "--wait", "--silent", f"--log={self.folder}/log", f"--options={options}", "start"
         )
@@ -65,4 +70,4 @@ class Server:
         return self._url("postgres")
 
     def _url(self, name: str) -> str:
-        return f"postgresql://tests@/{name}?host={self.folder}"
+        return f"postgresql://tests@/{name}?host={quote(str(self.folder))}"

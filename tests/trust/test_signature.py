@@ -226,10 +226,10 @@ def test_a_key_that_cannot_be_used_is_rejected_with_a_sentence(tmp_path: Path) -
     weak, locked, text = tmp_path / "weak.key", tmp_path / "locked.key", tmp_path / "text.key"
     text.write_text("not a key")
     for command in (
-        f"openssl ecparam -name secp256k1 -genkey -noout -out {weak}",
-        f"openssl pkey -in {signs} -aes128 -passout pass:secret -out {locked}",
+        ["ecparam", "-name", "secp256k1", "-genkey", "-noout", "-out", weak],
+        ["pkey", "-in", signs, "-aes128", "-passout", "pass:secret", "-out", locked],
     ):
-        subprocess.run(command.split(), check=True, capture_output=True)
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
     for read, path, sentence in (
         (keys.read_signing_key, opens, "another kind"),
         (keys.read_sealing_key, signs, "another kind"),

@@ -6,6 +6,7 @@ among the best are excluded without reading their float32 values. The result is 
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -225,9 +226,17 @@ def normalized(vectors: Tensor, dimensions: int) -> Tensor:
     return values.div_(values.norm(dim=1, keepdim=True).clamp_min_(_TINY))
 
 
+@cache
 def has_8_bit_products() -> bool:
-    """Return whether this processor multiplies 8-bit numbers fast and exactly."""
-    return torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+    """Return whether this processor multiplies 8-bit numbers fast and exactly.
+
+    Without VNNI, sums of two products are cut off at 16 bits. oneDNN may be kept from using it
+    (ONEDNN_MAX_CPU_ISA), so that the largest products are tried.
+    """
+    if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
+        return False
+    largest = torch.full((2, 64), -_LEVELS, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.T) == 64 * _LEVELS**2).all())
 
 
 def _in_8_bits(rows: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:

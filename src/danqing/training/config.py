@@ -255,8 +255,9 @@ class RunConfig(Section):
         texts = dataset.texts(dataset.surveyed_rows()) or ()
         captions = [lines for text in texts if (lines := captions_of(text))]
         if not captions:
+            found = dataset.info.report.understood.get("Captions", "none")
             raise ConfigError(
-                f"The model reads text, but no image of {dataset.info.name} has a caption: write "
+                f"The model reads text, but no image of {dataset.info.name} has a caption ({found}): write "
                 "captions to a metadata.jsonl or to text files beside the images, or choose a preset that "
                 "does not read text."
             )

@@ -146,7 +146,14 @@ class OpenVINOGraph:
             graph.reshape({name: list(shape) for name, shape in shapes.items()})
         while len(self._compiled) >= _MOST_COMPILED:
             self._compiled.popitem(last=False)
-        compiled = self._core.compile_model(graph, "CPU", self._settings)
+        try:
+            compiled = self._core.compile_model(graph, "CPU", self._settings)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ModelError(
+                f"OpenVINO cannot compute this model on this processor ({reason}): export it with another "
+                "precision, or to onnx."
+            ) from error
         self._compiled[key] = compiled, compiled.create_infer_request()
 
 
