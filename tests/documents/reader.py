@@ -69,6 +69,10 @@ class Reader:
         for name, model in small.RUNS_BEFORE.get(command.line, {}).items():
             _remove(Path(name))
             shutil.copytree(trained(self.models, model), name)
+        if command.line in small.COMMANDS_BEFORE:
+            before = small.COMMANDS_BEFORE[command.line].split()
+            self._provide(before)
+            run(before)
         for source, target in small.FILES_BEFORE.get(command.line, {}).items():
             shutil.copyfile(next(Path.cwd().glob(source)), target)
         made = option(words, "--out")
@@ -77,6 +81,8 @@ class Reader:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in command.variables.items():
                 patch.setenv(name, value)
+            if command.line in small.OTHER_TRUST:
+                patch.setenv("DANQING_TRUST", os.environ["DANQING_TRUST"] + "-of-another")
             printed = self._once(words) if words[0] in ("compare", "tune") else run(words)
         if printed.code != small.EXITS.get(command.line, 0):
             return f"danqing {' '.join(words)}\nends with {printed.code}: {printed.err}{printed.out}"

@@ -21,7 +21,7 @@ TINY: Mapping[str, Mapping[str, str]] = {
         "layers": "1",
         "heads": "2",
         "model.features": "16",
-        "model.text.length": "8",
+        "model.text.length": "32",
         "model.text.vocabulary": "300",
         **{f"tokenizer.settings.{name}": value for name, value in TOKENIZER.items()},
     },
@@ -187,6 +187,7 @@ PAGE_WORDS: Mapping[str, Mapping[str, str]] = {
 PAGE_RUNS: Mapping[str, Mapping[str, str]] = {
     "recognition": {"runs/faces": "vae"},
     "flow": {"runs/stone": "flow"},
+    "fine-tuning": {"runs/emoji": "gan"},
     "choosing-a-family": {"runs/faces": "faces"},
     "training": {"runs/photos": "gan"},
 }
@@ -195,15 +196,13 @@ RUNS_BEFORE: Mapping[str, Mapping[str, str]] = {
     " --out runs/small": {"runs/photos": "gan"},
 }
 """Models of other sections of a page, which stand where its last command left another one."""
-NEW_TRUST = frozenset(
-    {
-        "danqing authority create --name 'Studio North'",
-        "danqing authority create --signer my_kms:sign --public-key leaf.pub.pem",
-    }
-)
+NEW_TRUST = frozenset({"danqing authority create --name 'Studio North'"})
 """Commands before which the trust folder is deleted: they come before the first image."""
+OTHER_TRUST = frozenset({"danqing authority create --signer my_kms:sign --public-key leaf.pub.pem"})
+"""Commands that have a trust folder of their own: they are another reader's."""
+COMMANDS_BEFORE: Mapping[str, str] = {"danqing verify picture.png": "sample runs/gan -n 1 --out picture.png"}
+"""What is typed before a command: its file must be of the present authority."""
 FILES_BEFORE: Mapping[str, Mapping[str, str]] = {
-    "danqing verify picture.png": {"cats/*.png": "picture.png"},
     "danqing seal runs/photos --to mine.pub --to colleague.pub --out photos.sealed": {
         "mine.pub": "colleague.pub"
     },
@@ -226,6 +225,7 @@ CODE: Mapping[str, str] = {
     'sample\\(4, prompt="a lighthouse': 'sample(4, num_steps=3, prompt="a lighthouse',
     'device="cuda"': 'device="cpu"',
     r"size=\(1216, 832\)": "size=(32, 32)",
+    r"size=\(32, 32\)": "size=(16, 16)",
 }
 """Patterns in Python blocks, and what stands for them in the small world."""
 ARRAYS = "import numpy as np\narray = np.zeros((24, 24, 3), np.uint8)\n"
@@ -291,6 +291,8 @@ EXCUSED: Mapping[str, str] = {
         "votes of people: tests/judging/test_contest.py"
     ),
     "REGISTRY = {": "lines of a file",
+    "def brightness(c: MetricInputs)": "lines of a file",
+    '@router.get("/v1/brightness"': "lines of a file",
     "processes=4": "four processes: tests/cluster/test_launch.py",
     "client = OpenAI(": "a service that runs: tests/service/routes/test_images.py",
     "client.images.edit(": "a service that runs: tests/service/routes/test_edits.py",

@@ -37,6 +37,7 @@ class WatermarkKey:
         path = folder / NAME
         try:
             if not path.exists():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 key = secrets.token_bytes(_BYTES).hex() + "\n"
                 with contextlib.suppress(FileExistsError):  # another process was faster
                     atomic.write_bytes(path, key.encode(), private=True, is_new=True)
