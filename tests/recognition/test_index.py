@@ -48,6 +48,8 @@ def crowded(n: int, dimensions: int) -> Tensor:
 def test_the_best_are_those_of_faiss_however_crowded(
     dimensions: int, in_8_bits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if in_8_bits and not unit_rows.has_8_bit_products():
+        pytest.skip("this processor does not multiply 8-bit numbers exactly")
     monkeypatch.setattr(unit_rows, "has_8_bit_products", lambda: in_8_bits)
     rows = torch.cat([crowded(900, dimensions), vectors(20_000, dimensions, seed=3)])
     queries = torch.cat([rows[:40] + 1e-4, vectors(60, dimensions, seed=4)])

@@ -235,7 +235,7 @@ def has_8_bit_products() -> bool:
     """
     if not (torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()):
         return False
-    largest = torch.full((2, 64), -_LEVELS, dtype=torch.int8)
+    largest = torch.full((2, 64), _LEVELS, dtype=torch.int8)
     return bool((torch._int_mm(largest, largest.T) == 64 * _LEVELS**2).all())
 
 
