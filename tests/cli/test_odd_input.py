@@ -75,7 +75,7 @@ def test_archives_that_cannot_be_read_say_what_to_do(home: Path) -> None:
     (home / "cut.zip").write_bytes((home / "inner.zip").read_bytes()[:-30])
     with pytest.raises(DataError, match="unpack the archives in it first"):
         open_dataset("outer.zip")
-    with pytest.raises(DataError, match=r"cut short, damaged or no zip archive .*: get a complete copy"):
+    with pytest.raises(DataError, match=r"cut short, damaged or not a zip archive .*: get a complete copy"):
         open_dataset("cut.zip")
 
 

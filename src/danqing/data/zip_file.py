@@ -30,7 +30,7 @@ class Zip:
             self._archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
             raise DataError(
-                f"{path} is cut short, damaged or no zip archive ({error}): get a complete copy."
+                f"{path} is cut short, damaged or not a zip archive ({error}): get a complete copy."
             ) from error
         except Exception as error:  # zipfile raises anything on a damaged directory
             raise DataError(f"{path} cannot be read as a zip archive: {error}.") from error
