@@ -278,9 +278,9 @@ class Dataset:
         return self._store.texts(self._places(indices)) if self.has_texts else None
 
     def subset(self, chosen: Indices | Sequence[str]) -> "Dataset":
-        """Select images by index, in that order, by a mask of booleans, or by label name.
+        """Select images by index, by a mask, or by label name.
 
-        Raises DataError.
+        Indices keep their order; a mask has a boolean for each image. Raises DataError.
         """
         by_name = len(chosen) > 0 and isinstance(chosen[0], str)
         indices = self._with_labels(cast(Sequence[str], chosen)) if by_name else cast(Indices, chosen)
