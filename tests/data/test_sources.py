@@ -96,7 +96,7 @@ def test_a_member_of_a_zip_without_a_name_is_counted_and_ignored(tmp_path: Path)
 def test_a_zip_with_a_damaged_directory_is_a_data_error(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "a.zip").write_bytes(damage)
     with pytest.raises(
-        DataError, match=r"no zip archive .*: get a complete copy|cannot be read as a zip|holds no files"
+        DataError, match=r"not a zip archive .*: get a complete copy|cannot be read as a zip|holds no files"
     ):
         open_dataset(tmp_path / "a.zip")
 
