@@ -66,7 +66,7 @@ PICTURE = st.sampled_from([600_000, 1_500_000, 3_000_001]).map(lambda size: "/+A
 )
 def test_large_json_is_read_as_small(body: dict[str, Any], picture: str, slash: str) -> None:
     whole = {**body, "images": [{"image_url": picture}], "n": 1}
-    assume("\0" not in json.dumps(body, ensure_ascii=False))
+    assume("\\u0000" not in json.dumps(body))  # which is taken out below, and may leave two equal names
     sent = json.dumps(whole).replace("\\u0000", "").replace("/", slash).encode()
     read = asyncio.run(json_bodies.read_json(sent, LIMITS, HeldBytes.unlimited()))
     assert read == json.loads(sent)
