@@ -4,12 +4,12 @@
         [--only NAME ...] [--set KEY=VALUE ...] [--out FOLDER]
 
 net, optimizer, prediction, times and transport train a run for each variant; transport without labels, since
-pairing harms where there are labels. ema trains one run, whose averages of several lengths are computed
-afterwards, and one for each half-life. guidance and steps train one run, or two where the guide is an early
-copy, and sample it in several ways, within 25 evaluations per image unless the name says how many. DIR
-holds 32×32 images with a test split. Prints a line and, at the end, one JSON object: Fréchet distance on
-EfficientNet-Lite0 features, precision and recall of 5,000 images against the test split, evaluations per
-image, images seen and images per second; with --seeds, means over as many runs.
+pairing harms where there are labels, and with a sampler that adds no noise. ema trains one run, whose
+averages of several lengths are computed afterwards, and one for each half-life. guidance and steps train one
+run, or two where the guide is an early copy, and sample it in several ways, within 25 evaluations per image
+unless the name says how many. DIR holds 32×32 images with a test split. Prints a line and, at the end, one
+JSON object: Fréchet distance on EfficientNet-Lite0 features, precision and recall of 5,000 images against the
+test split, evaluations per image, images seen and images per second; with --seeds, means over as many runs.
 
 --images trains every run on so many images: then only the choice differs, and not how fast it is; with
 --minutes its speed counts too. What was generated is kept in FOLDER: the same command continues after an
@@ -113,11 +113,11 @@ CHOICES: dict[str, dict[str, Variant]] = {
             "mean-0.6-deviation-1.4": {"model.time_deviation": 1.4},
         }
     ),
-    "transport": trained(
-        {name: {**UNLABELLED, "model.transport": name} for name in ("none", "minibatch", "semidiscrete")}
-    )
-    | {
-        f"{name}-8-evaluations": Variant(settings={**UNLABELLED, "model.transport": name}, evaluations=8)
+    "transport": {
+        f"{name}-{count}-evaluations": Variant(
+            settings={**UNLABELLED, "model.transport": name}, options={"sampler": "ab2"}, evaluations=count
+        )
+        for count in (EVALUATIONS, 8)
         for name in ("none", "minibatch", "semidiscrete")
     },
     "ema": trained(

@@ -20,6 +20,8 @@ from danqing.arrays import Array, like, per_row
 from danqing.errors import ConfigError
 
 SamplerName = Literal["euler", "heun", "midpoint", "ab2", "dpm++", "stochastic", "consistency", "adaptive"]
+WITHOUT_NOISE: Mapping[SamplerName, SamplerName] = {"stochastic": "heun", "consistency": "ab2"}
+"""The samplers that add noise on the way, and those that evaluate the velocity as often and add none."""
 
 Preview = Callable[[], Array]
 OnStep = Callable[[int, int, Preview], None]

@@ -234,12 +234,16 @@ def test_it_has_no_likelihood_and_follows_no_other_sampler() -> None:
         model.sample(guidance_scale=2.0)
 
 
-@pytest.mark.parametrize(
-    "setting", [{"mask_share": 0.5}, {"pairs": True}, {"guide": True}, {"transport": "semidiscrete"}]
-)
+@pytest.mark.parametrize("setting", [{"mask_share": 0.5}, {"pairs": True}, {"guide": True}])
 def test_settings_that_few_steps_do_not_work_with_are_rejected(setting: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"does not work with {next(iter(setting))}"):
         parse_config({**TINY, "objective": "solution", **setting})
+
+
+@pytest.mark.parametrize("transport", ["minibatch", "semidiscrete"])
+def test_few_steps_are_not_learned_with_transport(transport: str) -> None:
+    with pytest.raises(ConfigError, match="set transport = 'none'"):
+        parse_config({**TINY, "objective": "solution", "transport": transport})
 
 
 def test_a_model_of_one_point_is_learned_from_scratch() -> None:

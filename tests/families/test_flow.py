@@ -448,6 +448,20 @@ def test_wrong_requests_are_rejected_with_what_to_do() -> None:
             make(**settings)
 
 
+def test_a_model_of_transport_is_sampled_without_other_noise() -> None:
+    model = Model(make(transport="minibatch", sampler="stochastic", num_steps=3).eval())
+    assert model.family.sample_defaults()["sampler"] == "heun"
+    assert model.family.fill_defaults()["sampler"] == "ab2"
+    alike = model.sample(1, seed=3).array == model.sample(1, seed=3, sampler="heun").array
+    assert alike.all()
+    for sampler, other in (("stochastic", "heun"), ("consistency", "ab2")):
+        with pytest.raises(ConfigError, match=f"independent of the image.* set sampler to {other}"):
+            model.sample(sampler=sampler)
+    plain = make(sampler="stochastic").eval()
+    assert plain.sample_defaults()["sampler"] == "stochastic"
+    assert plain.fill_defaults()["sampler"] == "consistency"
+
+
 def test_a_saved_model_gives_the_same_images(tmp_path: Path) -> None:
     model = Model(make(labels=("a", "b"), guide=True))
     model.save(tmp_path / "model")

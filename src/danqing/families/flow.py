@@ -68,7 +68,7 @@ class FlowConfig(LatentConfig):
     objective: learn the velocity alone ("flow"), or the whole way to the image, for a few steps ("solution");
         `solution` then says how.
     sampler, num_steps, time_shift, guidance, guidance_scale, guidance_start, guidance_end: the defaults of
-        sampling.
+        sampling. With transport, a sampler that adds noise gives way to the same without noise.
     """
 
     display_name: ClassVar[str] = "flow model"
@@ -142,10 +142,13 @@ class FlowConfig(LatentConfig):
 
     def _check_solution(self) -> None:
         """Raise ValueError if other settings do not suit a model of few steps."""
-        others = ("mask_share", "pairs", "guide", "grow", "noise_chooses_images")
-        if wrong := [name for name in others if getattr(self, name)]:
-            name = "transport" if wrong[0] == "noise_chooses_images" else wrong[0]
-            raise ValueError(f"objective = 'solution' does not work with {name}: leave {name} out")
+        if self.transport != "none":
+            raise ValueError(
+                "a model of few steps adds noise that is independent of the image: set transport = 'none'"
+            )
+        for name in ("mask_share", "pairs", "guide", "grow"):
+            if getattr(self, name):
+                raise ValueError(f"objective = 'solution' does not work with {name}: leave {name} out")
 
     @property
     def learns_trajectories(self) -> bool:

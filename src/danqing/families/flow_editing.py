@@ -32,10 +32,12 @@ class FlowEditor(FlowSampler):
     def fill_defaults(self) -> Mapping[str, Any]:
         """Return the options of `fill` with their defaults.
 
-        Each step adds fresh noise to the predicted image, so that what is generated can still follow what is
-        known around it: the purpose of resampling in Lugmayr et al. 2022, without its cost.
+        Each step adds fresh noise to the predicted image, if that suits the model, so that what is generated
+        can still follow what is known around it: the purpose of resampling in Lugmayr et al. 2022, without
+        its cost.
         """
-        return {**self.sample_defaults(), "sampler": "consistency", "num_steps": FILLING_STEPS}
+        sampler = self._suitable("consistency")
+        return {**self.sample_defaults(), "sampler": sampler, "num_steps": FILLING_STEPS}
 
     def fill(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from danqing import samplers
+from danqing.errors import ConfigError
 from danqing.families import flow_growth, flow_inversion, paths, word_attention
 from danqing.families.abilities import OnStep, Preview
 from danqing.families.base import Condition
@@ -32,7 +33,16 @@ class FlowSampler(FlowModel):
         names: tuple[str, ...] = ("sampler", "num_steps", "time_shift")
         if config.can_guide:
             names += ("guidance", "guidance_scale", "guidance_start", "guidance_end")
-        return {**{name: getattr(config, name) for name in names}, "precision": "auto"}
+        options = {**{name: getattr(config, name) for name in names}, "precision": "auto"}
+        return {**options, "sampler": self._suitable(config.sampler)}
+
+    def _suitable(self, sampler: samplers.SamplerName) -> samplers.SamplerName:
+        """Return a sampler that suits how the model learned.
+
+        Noise that is added on the way is independent of the image. A model that learned with transport has
+        only seen noise that depends on it.
+        """
+        return sampler if self.config.transport == "none" else samplers.WITHOUT_NOISE.get(sampler, sampler)
 
     def painting_steps(self, **options: Any) -> int:
         return int({**self.sample_defaults(), **options}["num_steps"])
@@ -211,7 +221,15 @@ class FlowSampler(FlowModel):
 
     def _checked(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options with their defaults; raises ConfigError."""
-        return complete(options, self.sample_defaults(), "This flow model")
+        chosen = complete(options, self.sample_defaults(), "This flow model")
+        if (suitable := self._suitable(chosen["sampler"])) != chosen["sampler"]:
+            raise ConfigError(
+                f"The sampler {chosen['sampler']} adds noise that is independent of the image, but this "
+                f"model learned with transport={self.config.transport}, from noise that depends on the "
+                f"image: set sampler to {suitable}.",
+                "sampler",
+            )
+        return chosen
 
     def word_attention(self, images: Tensor, condition: Condition, *, seeds: Sequence[int]) -> Tensor:
         """Return how much places of images attend to tokens of texts."""
