@@ -2,10 +2,13 @@
 
 import dataclasses
 import datetime
+import functools
+import json
 import os
 import stat
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from filelock import FileLock
 
 from danqing.errors import MarkWarning, TrustError
 from danqing.trust import authority, certificates, credentials
@@ -146,6 +150,27 @@ def test_a_leaf_is_renewed_in_its_last_two_weeks(folder: Path, monkeypatch: pyte
     second = authority.load(folder)
     assert second.certificate != first.certificate
     assert second.root == first.root
+
+
+def test_threads_that_wait_for_each_other_renew_a_leaf_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as past:
+        past.setattr(certificates, "new_leaf", functools.partial(certificates.new_leaf, days=10))
+        authority.create(folder)
+    before = len(json.loads((folder / "issued.json").read_text()))
+    found: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(authority.load(folder).certificate)) for _ in range(4)
+    ]
+    with FileLock(folder / "lock"):
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)  # all of them find the old leaf
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(json.loads((folder / "issued.json").read_text())) == before + 1
 
 
 def test_a_leaf_that_cannot_be_renewed_signs_until_it_ends(

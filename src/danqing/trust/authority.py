@@ -155,7 +155,7 @@ def load(folder: Path) -> Authority:
         known = (state, _checked(_snapshot(root, _read_leaf(folder)), folder))
         _loaded[folder] = known
     left = known[1].expires - _now()
-    return known[1] if left > _RENEWED_BEFORE else _renewed(folder, known[1], left)
+    return known[1] if left > _RENEWED_BEFORE else _renewed(folder, *known, left)
 
 
 _loaded: dict[Path, tuple[tuple[int, ...], Authority]] = {}
@@ -179,15 +179,20 @@ def _created_once(folder: Path) -> Authority:
     return authority
 
 
-def _renewed(folder: Path, authority: Authority, left: datetime.timedelta) -> Authority:
-    """Rotate a leaf that ends soon; where that is not possible, warn and go on until it ends."""
+def _renewed(
+    folder: Path, state: tuple[int, ...], authority: Authority, left: datetime.timedelta
+) -> Authority:
+    """Rotate a leaf that ends soon; where that is not possible, warn and go on until it ends.
+
+    state: of the folder when the authority was read.
+    """
     remedy = "run 'danqing authority rotate --root-key FILE'."
     if (folder / ROOT_KEY).exists():
         try:
             with _locked(folder):
-                if _loaded[folder][0] == _state(folder):
+                if state == _state(folder):
                     return _rotated(folder, folder / ROOT_KEY)
-            return load(folder)  # another process has renewed it
+            return load(folder)  # another thread or process has renewed it
         except TrustError as error:  # such as of a folder that is mounted to be read only
             remedy = str(error)
     if left.total_seconds() <= 0:
