@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from danqing.errors import DataError
 from danqing.trust import labels, xmp
+from danqing.trust.declaration import Declaration
+from danqing.trust.settings import MarkSettings
 
 OWN = "{http://ns.adobe.com/xap/1.0/}CreatorTool"
 PREVIOUS = """<?xpacket begin="" id="x"?><x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="a camera">
@@ -64,6 +66,16 @@ def test_a_packet_can_be_reduced_to_the_labels_of_generated_images() -> None:
     both = xmp.write({labels.AIGC: "{}"}, beside)
     assert {name for name in (b"Ann", b"Bob", b"Eve") if name in both} == {b"Ann", b"Bob", b"Eve"}
     assert not {name for name in (b"Ann", b"Bob", b"Eve") if name in labels.only_labels(both)}
+
+
+@pytest.mark.parametrize("value", ["<rdf:Bag/>", "<TC260:note>x</TC260:note>", ""])
+def test_a_label_of_another_form_is_replaced(value: str) -> None:
+    namespace, _, name = labels.AIGC[1:].partition("}")
+    label = f'<own:{name} xmlns:own="{namespace}">{value}</own:{name}></rdf:Description>'
+    previous = PREVIOUS.replace(b"</rdf:Description>", label.encode())
+    packet = labels.packet(Declaration(), MarkSettings(), image_id="a", pixels_sha256="b", previous=previous)
+    (text,) = xmp.properties_of(packet)[labels.AIGC]
+    assert labels.read_aigc(text)["ContentProducer"] == "Danqing"
 
 
 def nested(depth: int) -> bytes:

@@ -43,7 +43,8 @@ def packet(
     time: at which the image is marked, in ISO 8601; None is now.
     Raises DataError if the previous packet cannot be read.
     """
-    before = xmp.properties_of(previous).get(AIGC, ("",))[0] if previous else ""
+    former = xmp.properties_of(previous).get(AIGC, ()) if previous else ()
+    before = next(iter(former), "")  # a list may be empty
     properties = {
         SOURCE_TYPE: _VOCABULARY + declaration.source,
         SYSTEM: f"Danqing, model {declaration.model}" if declaration.model else "Danqing",
