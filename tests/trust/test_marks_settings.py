@@ -39,6 +39,12 @@ def test_unknown_marks_are_rejected(text: str) -> None:
         MarkSettings.from_text(text)
 
 
+@pytest.mark.parametrize("text", ["none,cn", "cn,none"])
+def test_what_contradicts_none_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be none and cn at once"):
+        MarkSettings.from_text(text)
+
+
 def test_only_its_owner_may_read_the_trust_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANQING_TRUST", str(tmp_path / "deep" / "trust"))
     assert stat.S_IMODE(trust_folder().stat().st_mode) == 0o700

@@ -93,6 +93,12 @@ def test_what_nothing_would_open_is_not_sealed(tmp_path: Path) -> None:
     assert not (tmp_path / "it").exists()
 
 
+def test_files_that_some_systems_cannot_tell_apart_are_not_sealed(tmp_path: Path) -> None:
+    with pytest.raises(TrustError, match=r"README\.md and readme\.md are the same file on some systems"):
+        sealed(tmp_path / "it", {"README.md": b"1", "readme.md": b"2"})
+    assert not (tmp_path / "it").exists()
+
+
 def test_more_recipients_than_a_header_holds_are_rejected(tmp_path: Path) -> None:
     most = sealed_file.MOST_ENTRIES
     sealed(tmp_path / "it", to=[OWN.public_key()] * most)

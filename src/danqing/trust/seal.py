@@ -70,11 +70,14 @@ def seal(
     contents: by relative name, with `/` between folders.
     to: the keys of the recipients, each of whom can open it alone. passphrase: opens it too.
     chunk_bytes: 1 KiB to 16 MiB.
-    Raises TrustError where nothing would open it, and for names that some systems cannot store.
+    Raises TrustError where nothing would open it, and for names that some systems cannot store or tell apart.
     """
+    folded = {name.casefold(): name for name in contents}
     for name in contents:
         if not _is_plain(name):
             raise TrustError(f"The name {name!r} is not valid on every system: rename the file.")
+        if (other := folded[name.casefold()]) != name:
+            raise TrustError(f"{name} and {other} are the same file on some systems: rename one of them.")
     data_key = secrets.token_bytes(32)
     entries: list[KeyEntry | PassphraseEntry] = [recipients.wrap_for_key(data_key, key) for key in to]
     if passphrase is not None:

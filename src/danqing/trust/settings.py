@@ -64,7 +64,7 @@ class MarkSettings:
             elif name != "none":
                 raise ConfigError(f"There are no marks called {name!r}: choose {_CHOICES}.", "marks")
         if "none" in names and regimes:
-            raise ConfigError(f"Marks cannot be none and {names[0]} at once: {text!r}.", "marks")
+            raise ConfigError(f"Marks cannot be none and {min(regimes)} at once: {text!r}.", "marks")
         for word in words:
             name, is_pair, value = (part.strip() for part in word.partition("="))
             if is_pair:
