@@ -12,12 +12,14 @@ from PIL.PngImagePlugin import PngInfo
 import danqing as dq
 from danqing import images
 from danqing.cli import main
+from danqing.errors import TrustError
 from danqing.trust import authority, certificates, credentials, registry
 from danqing.trust.declaration import Declaration, SourceType
 from danqing.trust.found_labels import find_labels
 from danqing.trust.marking import Marking
 from danqing.trust.settings import MarkSettings
 from danqing.trust.verify import Outcome, Verdict
+from danqing.trust.watermark_key import WatermarkKey
 from tests.trust.certificates_of_others import Issuer
 from tests.trust.pictures import CHANNELS, FORMATS, picture, pixels
 
@@ -63,6 +65,18 @@ def test_verifying_creates_no_trust_folder(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("DANQING_TRUST", str(tmp_path / "elsewhere"))
     assert dq.verify(file).verdict is Verdict.OTHER
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_trust_folder_that_cannot_be_reached_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = marked()
+    monkeypatch.setenv("DANQING_TRUST", "/" + "x" * 300)
+    with pytest.raises(TrustError, match=r"authority cannot be read .*name too long"):
+        dq.verify(file)
+    folder = Path("/" + "x" * 300)
+    with pytest.raises(TrustError, match=r"watermark's key .* cannot be read"):
+        WatermarkKey.existing(folder)
+    with pytest.raises(registry.RegistryError, match="cannot be used"):
+        registry.Registry(folder / "registry.sqlite").find(pixels())
 
 
 def test_stripped_marks_leave_the_registry_and_labels_prove_nothing(folder: Path) -> None:

@@ -86,7 +86,7 @@ def create(
     if timestamps and not timestamps.startswith(("http://", "https://")):
         raise TrustError(f"{timestamps} is not the address of a time stamp service: begin with https://.")
     with _locked(folder):
-        if (folder / ROOT).exists():
+        if exists(folder):
             raise TrustError(
                 f"There is an authority in {folder}: 'danqing authority rotate' renews its leaf."
             )
@@ -123,6 +123,20 @@ def rotate(
         return _rotated(folder, root_key or folder / ROOT_KEY, revoke=revoke, public_key=public_key)
 
 
+def exists(folder: Path) -> bool:
+    """Return whether there is an authority in a folder.
+
+    Raises TrustError if the folder cannot be read.
+    """
+    try:
+        os.stat(folder / ROOT)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return True
+
+
 def export(folder: Path) -> str:
     """Return the root certificate as PEM, which others need to verify images."""
     _check_exists(folder)
@@ -146,7 +160,7 @@ def load(folder: Path) -> Authority:
     there. Reading it again costs two looks at its files.
     Raises TrustError if it is damaged, or if its leaf has expired and the key of the root is elsewhere.
     """
-    if not (folder / ROOT).exists():
+    if not exists(folder):
         return _created_once(folder)
     state = _state(folder)
     known = _loaded.get(folder)
@@ -167,7 +181,7 @@ def _created_once(folder: Path) -> Authority:
     try:
         authority = create(folder)
     except TrustError:
-        if not (folder / ROOT).exists():
+        if not exists(folder):
             raise
         return load(folder)
     warnings.warn(
@@ -315,7 +329,7 @@ def _checked(authority: Authority, folder: Path) -> Authority:
 
 
 def _check_exists(folder: Path) -> None:
-    if not (folder / ROOT).exists():
+    if not exists(folder):
         raise TrustError(f"There is no authority in {folder}: 'danqing authority create' creates one.")
 
 

@@ -133,7 +133,7 @@ class Registry:
         return f"Registry({str(self.path)!r})"
 
     def __len__(self) -> int:
-        if not self.path.exists():
+        if self._is_missing():
             return 0
         with self._opened() as connection:
             return int(connection.execute("select count(*) from images").fetchone()[0])
@@ -175,7 +175,7 @@ class Registry:
 
     def remove(self, ids: Iterable[str]) -> int:
         """Delete images by their ids; return how many were there."""
-        if not self.path.exists():
+        if self._is_missing():
             return 0
         count = 0
         with self._opened() as connection:
@@ -192,7 +192,7 @@ class Registry:
 
         pixels: as of `add`; compressed, resized or cropped copies are found too. limit: at most so many.
         """
-        if not self.path.exists():
+        if self._is_missing():
             return []
         digest = fingerprint.pixel_digest(pixels)
         with self._opened() as connection:
@@ -222,7 +222,7 @@ class Registry:
         number: as a watermark was read. bits: how many of its lowest bits were read, 24 to 48.
         limit: at most so many.
         """
-        if not self.path.exists():
+        if self._is_missing():
             return []
         read = (1 << bits) - 1
         with self._opened() as connection:
@@ -243,17 +243,27 @@ class Registry:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """Return the connection of this process, and keep other threads from it."""
-        with self._lock:
-            try:
-                if self._connection is None or self._process != os.getpid() or not self._is_current():
-                    self._open()
-                assert self._connection is not None
-                yield self._connection
-            except (sqlite3.Error, OSError) as error:
-                raise RegistryError(
-                    f"The registry of images {self.path} cannot be used ({error}): check the file, its "
-                    "permissions and the free space of the disk."
-                ) from error
+        with self._lock, self._explained():
+            if self._connection is None or self._process != os.getpid() or not self._is_current():
+                self._open()
+            assert self._connection is not None
+            yield self._connection
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raise RegistryError where the file cannot be used."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise RegistryError(
+                f"The registry of images {self.path} cannot be used ({error}): check the file, its "
+                "permissions and the free space of the disk."
+            ) from error
+
+    def _is_missing(self) -> bool:
+        """Return whether there is no file."""
+        with self._explained():
+            return _identity(self.path) is None
 
     def _is_current(self) -> bool:
         """Return whether the file is the one that is open."""
@@ -286,7 +296,7 @@ _Identity = tuple[int, int] | None
 def _identity(path: Path) -> _Identity:
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
 

@@ -171,7 +171,7 @@ def _credentials(
     from danqing.trust import authority, certificates
 
     home = folder / "authority"
-    trusted = [authority.export(home)] if (home / authority.ROOT).exists() else []
+    trusted = [authority.export(home)] if authority.exists(home) else []
     for root in roots:
         given = certificates.read_certificates(_read(Path(root)), root)
         trusted += [certificates.certificate_pem(each) for each in given]

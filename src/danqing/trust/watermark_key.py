@@ -1,6 +1,5 @@
 """The secret key of the watermark: 32 random bytes in a file for its owner alone."""
 
-import contextlib
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,14 +35,17 @@ class WatermarkKey:
         """
         path = folder / NAME
         try:
-            if not path.exists():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                key = secrets.token_bytes(_BYTES).hex() + "\n"
-                with contextlib.suppress(FileExistsError):  # another process was faster
-                    atomic.write_bytes(path, key.encode(), private=True, is_new=True)
+            if (found := cls._read(path)) is not None:
+                return found
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            key = cls.create()
+            try:
+                atomic.write_bytes(path, f"{key.secret.hex()}\n".encode(), private=True, is_new=True)
+            except FileExistsError:  # another process was faster
+                return cls.of(folder)
+            return key
         except OSError as error:
             raise _unreadable(path, error) from error
-        return cls._read(path)
 
     @classmethod
     def existing(cls, folder: Path) -> Self | None:
@@ -52,15 +54,18 @@ class WatermarkKey:
         Raises TrustError as `of`.
         """
         path = folder / NAME
-        return cls._read(path) if path.exists() else None
-
-    @classmethod
-    def _read(cls, path: Path) -> Self:
         try:
-            text = path.read_text(encoding="ascii").strip()
-            secret = bytes.fromhex(text)
+            return cls._read(path)
         except OSError as error:
             raise _unreadable(path, error) from error
+
+    @classmethod
+    def _read(cls, path: Path) -> Self | None:
+        """Read a key; None if there is none. Raises OSError, and TrustError if it is not a key."""
+        try:
+            secret = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except ValueError:
             secret = b""
         if len(secret) != _BYTES:
