@@ -5,6 +5,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
@@ -12,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 import danqing as dq
 from danqing import images
 from danqing.cli import main
+from danqing.editing import files
 from danqing.errors import TrustError
 from danqing.trust import authority, certificates, credentials, registry
 from danqing.trust.declaration import Declaration, SourceType
@@ -129,6 +131,16 @@ def test_an_edit_shows_its_parent_and_that_it_was_changed_before(folder: Path) -
         found = dq.verify(credentials.sign(picture(seed=5), "png", edit, authority=owner, parent=before))
         assert found.verdict is Verdict.OURS  # the edit was made here in both cases
         assert outcomes(found)["parent"] is outcome
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_an_edit_of_16_bits_is_found_by_its_pixels(format: str) -> None:
+    deep = pixels("L", size=128, seed=6).astype(np.uint16) * 200 + 7
+    marks = Marking(MarkSettings(credentials="off"), Declaration(SourceType.ENHANCED, "upscale"))
+    made = marks.write(deep, lambda own, xmp: files.write(own, files.FileStyle(format, xmp=xmp)))
+    found = dq.verify(made.content)
+    assert outcomes(found)["registry"] is Outcome.PASSED
+    assert "these pixels" in str(found.checks)
 
 
 def test_the_image_before_an_edit_is_not_taken_for_the_edit(folder: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from danqing.errors import DanqingError, DataError
-from danqing.image_files.reading import MAX_BYTES, decode
-from danqing.images import Pixels
+from danqing.image_files.levels import DeepPixels
+from danqing.image_files.reading import MAX_BYTES, decode, inspect
+from danqing.images import Pixels, eight_bits
 from danqing.marks import SIDECAR
 from danqing.trust import credentials, registry, watermark
 from danqing.trust.codes_mark import CodesDetection
@@ -105,7 +106,8 @@ def verify(
     Raises DataError if a file cannot be read, and TrustError for roots that are not certificates.
     """
     content = image if isinstance(image, bytes) else _read(Path(image))
-    pixels = decode(content, alpha="keep")
+    # At its own depth: the registry knows an image of 16 bits by all of them.
+    pixels = decode(content, alpha="keep", depth=inspect(content).depth)
     if sidecar is None and not isinstance(image, bytes):
         sidecar = _beside(Path(image), content)
     if sidecar is not None and not isinstance(sidecar, bytes):
@@ -226,7 +228,7 @@ def _labels(content: bytes) -> tuple[FoundLabels, Check]:
     return found, Check("labels", Outcome.PASSED, f"{found.sentence()}; anyone can write labels")
 
 
-def _pixel_marks(pixels: Pixels, folder: Path) -> tuple[Check, Check]:
+def _pixel_marks(pixels: Pixels | DeepPixels, folder: Path) -> tuple[Check, Check]:
     """Look for the watermark, and for the image itself in the registry."""
     store = registry.shared(folder / "registry.sqlite")
     try:
@@ -250,9 +252,9 @@ def _pixel_marks(pixels: Pixels, folder: Path) -> tuple[Check, Check]:
     return marked, Check("registry", Outcome.PASSED, f"{same}, {_described(entry)}")
 
 
-def _codes(pixels: Pixels, model: DetectsMark, folder: Path) -> Check:
+def _codes(pixels: Pixels | DeepPixels, model: DetectsMark, folder: Path) -> Check:
     try:
-        (found,) = model.detect_mark([pixels], folder)
+        (found,) = model.detect_mark([eight_bits(pixels)], folder)
     except DanqingError as error:
         return Check("codes", Outcome.SKIPPED, str(error))
     outcome = Outcome.PASSED if found.p_value <= watermark.RELIABLE else Outcome.ABSENT
