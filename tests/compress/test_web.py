@@ -1,5 +1,8 @@
 """What the page of an export needs: ONNX Runtime Web, checked, and controls that allow what options allow."""
 
+import io
+import random
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,21 @@ def test_a_runtime_of_another_version_and_an_incomplete_one_are_rejected(tmp_pat
     (tmp_path / f"onnxruntime-web-{VERSION}.tgz").write_bytes(b"\x1f\x8bnot a package")
     with pytest.raises(ConfigError, match=r"\.tgz cannot be read"):
         runtime_files(tmp_path)
+
+
+def test_a_damaged_package_is_rejected_wherever_it_is_damaged(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz") as package:
+        for name in FILES:
+            member = tarfile.TarInfo(f"package/dist/{name}")
+            member.size = 400_000
+            package.addfile(member, io.BytesIO(bytes(random.Random(0).choices(range(40), k=member.size))))
+    content = whole.getvalue()
+    for place in range(0, len(content), len(content) // 30):
+        damaged = content[:place] + b"\xff" * 9 + content[place + 9 :]
+        (tmp_path / f"onnxruntime-web-{VERSION}.tgz").write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"cannot be read|is not that of"):
+            runtime_files(tmp_path)
 
 
 def test_without_network_one_sentence_says_what_to_do(

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _unpacked(archive: bytes) -> dict[str, bytes]:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as package:
             members = {name: package.extractfile(f"package/dist/{name}") for name in FILES}
             found = {name: member.read() for name, member in members.items() if member is not None}
-    except (tarfile.TarError, OSError, EOFError, KeyError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError, KeyError) as error:
         raise ConfigError(f"{_ARCHIVE} cannot be read ({error}): fetch it again.", "runtime") from error
     return _checked(found, _ARCHIVE)
 
