@@ -93,6 +93,14 @@ def test_a_form_without_a_score_is_never_chosen() -> None:
         assert chosen is None
 
 
+def test_nothing_is_chosen_if_the_original_has_no_score() -> None:
+    unknown = Measured("PyTorch", 1000, 50.0, 1.0, float("nan"))
+    for most, start in ((None, "Nothing is worth it: no other form"), (20, "No form of at most 20 B")):
+        chosen, verdict = choose([unknown, form("int8", 10, 3.0)], most)
+        assert chosen is None
+        assert verdict.startswith(start)
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [("2MB", 2_000_000), ("500kB", 500_000), ("0.5 mb", 500_000), ("1KiB", 1024), ("2x", 500), ("4 x", 250)],

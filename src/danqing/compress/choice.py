@@ -74,7 +74,7 @@ def choose(forms: Sequence[Measured], most: int | None = None) -> tuple[Measured
     if most is not None and not fitting:
         return None, _too_large(original, good, most)
     fastest = max(fitting, key=lambda form: form.speedup, default=original)
-    if fastest.speedup < WORTH and original in fitting:
+    if fastest.speedup < WORTH and (original in fitting or most is None):
         rival = max(
             (form for form in fitting if form != original), key=lambda form: form.speedup, default=None
         )
