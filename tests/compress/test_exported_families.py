@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import danqing as dq
 from danqing.compress.runtime import RuntimeModel, load, load_recognizer
@@ -93,6 +94,7 @@ def test_a_flow_gives_the_same_pictures_at_any_size_with_any_sampler(tmp_path: P
 
 def test_recognizers_give_the_same_answers_without_torch(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 20, 17, 3), np.uint8)
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
     of = {
         "classifier": {"width": 8, "height": 8, "features": 8, "labels": ("a", "b", "c")},
         "embedder": {"width": 8, "height": 8, "features": 8},
@@ -105,6 +107,8 @@ def test_recognizers_give_the_same_answers_without_torch(tmp_path: Path) -> None
         model = Recognizer(tiny.learner_of({"family": family, **values}), {"temperature": 1.5})
         folder = dq.export(model, tmp_path / family)
         exported = load_recognizer(folder)
+        told = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+        exec(told.replace("this folder", str(folder)).replace("image.png", str(tmp_path / "image.png")), {})
         np.testing.assert_allclose(exported.embed(images), model.embed(images).numpy(), atol=1e-4)
         answer = exported.predict(images)
         if family == "classifier":

@@ -30,6 +30,19 @@ from danqing.progress import ProgressCallback
 from danqing.sizes import SizeRange
 from danqing.version import __version__
 
+_SAMPLING = """\
+from danqing.compress.runtime import load  # pip install 'danqing[{extra}]'
+
+load("this folder").sample(16, seed=1).save("grid.png")
+"""
+_RECOGNITION = """\
+from danqing.compress.runtime import load_recognizer  # pip install 'danqing[{extra}]'
+from danqing.image_files import decode
+
+recognizer = load_recognizer("this folder")
+print(recognizer.predict(decode("image.png", **recognizer.reading())[None]))
+"""
+
 
 def export(
     model: str | Path | Model | Recognizer,
@@ -264,6 +277,7 @@ def _readme(manifest: Manifest, plan: Plan) -> str:
     """Return a page that says what the folder holds and how it is run."""
     worst = max(check.error for check in manifest.parity.checks)
     extra, runtime = ("openvino", "OpenVINO") if manifest.target == "openvino" else ("export", "ONNX Runtime")
+    samples = manifest.loop.kind != "recognize"
     lines = [
         f"# {manifest.provenance.model}",
         "",
@@ -271,12 +285,10 @@ def _readme(manifest: Manifest, plan: Plan) -> str:
         f"from the model by at most {worst:.1g}.",
         "",
         "```python",
-        f"from danqing.compress.runtime import load  # pip install 'danqing[{extra}]'",
-        "",
-        'load("this folder").sample(16, seed=1).save("grid.png")',
+        *(_SAMPLING if samples else _RECOGNITION).format(extra=extra).splitlines(),
         "```",
         "",
-        "`export.json` says what each graph takes and returns, and how noise is drawn.",
+        f"`export.json` says what each graph takes and returns{', and how noise is drawn' * samples}.",
         *plan.left_out,
     ]
     return "\n".join(lines) + "\n"
