@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import danqing as dq
-from danqing.compress import parity
+from danqing.compress import parity, result_folder
 from danqing.compress.runtime import load
 from danqing.errors import ConfigError, ModelError
 from danqing.model.model import Model
@@ -100,7 +100,22 @@ def test_an_export_that_differs_is_not_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_exported_is_rejected_before_any_work(gan: tuple[Model, Path], tmp_path: Path) -> None:
+def test_a_result_replaces_an_earlier_one_or_leaves_it(tmp_path: Path) -> None:
+    out, made = tmp_path / "out", tmp_path / ".out.tmp"
+    for folder, name in ((out, "old"), (made, "new")):
+        folder.mkdir()
+        (folder / name).touch()
+    with pytest.raises(OSError, match="missing"):
+        result_folder.publish(tmp_path / "missing", out)
+    assert [file.name for file in out.iterdir()] == ["old"]
+    result_folder.publish(made, out)
+    assert [file.name for file in out.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_cannot_be_exported_is_rejected_before_any_work(
+    gan: tuple[Model, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "notes.txt").touch()
     for wanted, reason in (
         ({"out": tmp_path}, "has other files"),
@@ -111,6 +126,11 @@ def test_what_cannot_be_exported_is_rejected_before_any_work(gan: tuple[Model, P
         with pytest.raises(ConfigError, match=reason):
             dq.export(gan[0], **{"out": tmp_path / "new", **wanted})
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for here in (".", tmp_path / "here"):
+        with pytest.raises(ConfigError, match="in use as the current folder"):
+            dq.export(gan[0], here)
 
 
 @pytest.mark.skipif(

@@ -1,6 +1,5 @@
 """Exports a model: graphs that other programs run, what they need to know, and a check."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from danqing import atomic
-from danqing.compress import codes, flow, one_shot, parity, recognizers, targets, tracing
+from danqing.compress import codes, flow, one_shot, parity, recognizers, result_folder, targets, tracing
 from danqing.compress.browser_runtime import runtime_files
 from danqing.compress.plan import Plan, Size
 from danqing.compress.quantization import recorded
@@ -78,7 +77,7 @@ def export(
     if runtime is not None and not is_page:
         raise ConfigError("Only an export to web has a runtime of its own: leave it out.", "runtime")
     folder = Path(out)
-    _check_folder(folder)
+    result_folder.check(folder, form.FILE)
     trained = open_trained(model) if isinstance(model, str | Path) else model
     plan = plan_of(trained)
     checked = checked_sizes(plan.sizes, sizes)
@@ -94,15 +93,11 @@ def export(
             manifest = write(parts, trained, plan, traced(plan), target, precision, checked)
             if isinstance(trained, Model) and is_page:
                 write_page(parts, manifest, trained.marks, scripts)
-            if folder.exists():
-                shutil.rmtree(folder)
-            parts.chmod(0o777 & ~atomic.umask())
-            os.replace(parts, folder)
+            result_folder.publish(parts, folder)
         finally:
             shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
         raise DanqingError(f"{folder} cannot be written ({error}): choose another folder.") from error
-    atomic.sync_folder(folder.parent)
     return folder
 
 
@@ -292,11 +287,3 @@ def _readme(manifest: Manifest, plan: Plan) -> str:
         *plan.left_out,
     ]
     return "\n".join(lines) + "\n"
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise ConfigError for a folder that is not an export and not empty."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ConfigError(f"{folder} is not a folder: choose another one.", "out")
-    if folder.is_dir() and atomic.present(folder) and not (folder / form.FILE).is_file():
-        raise ConfigError(f"{folder} has other files: choose a new folder.", "out")

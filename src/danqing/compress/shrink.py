@@ -1,7 +1,6 @@
 """`shrink`: measure the forms of a model on this machine, and keep the one that is worth it."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from danqing import atomic
-from danqing.compress import choice, measuring
+from danqing.compress import choice, measuring, result_folder
 from danqing.compress.choice import Measured
 from danqing.compress.forms import ORIGINAL, Form, Sampler, forms_of, needed_bytes, open_form
 from danqing.compress.runtime.manifest import FILE
@@ -129,7 +128,7 @@ def shrink(
         choice.most_bytes(budget, 1)  # a mistake is found before the work
     folder = None if out is None else Path(out)
     if folder is not None:
-        _check_folder(folder)
+        result_folder.check(folder, SHRINK)
     opened = _opened(model, data, seed, on_progress)
     assert opened.model is not None
     network = open_network(features)
@@ -270,18 +269,6 @@ def _keep(made: Path, out: Path, found: Shrinkage) -> None:
             atomic.write_text(made / "README.md", text + "\n".join(["", *measured_forms(told)]) + "\n")
         else:
             write_card(made, load(made).info())
-        made.chmod(0o777 & ~atomic.umask())
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(made, out)
+        result_folder.publish(made, out)
     except OSError as error:
         raise DanqingError(f"{out} cannot be written ({error}): choose another folder.") from error
-    atomic.sync_folder(out.parent)
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise ConfigError for a folder that has something else than an earlier result."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ConfigError(f"{folder} is not a folder: choose another one.", "out")
-    if folder.is_dir() and atomic.present(folder) and not (folder / SHRINK).is_file():
-        raise ConfigError(f"{folder} has other files: choose a new folder.", "out")
