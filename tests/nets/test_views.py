@@ -84,3 +84,19 @@ def test_a_whitening_that_is_loaded_projects_as_the_one_that_was_saved() -> None
     second(vectors.requires_grad_()).sum().backward()
     assert vectors.grad is not None
     assert not torch.equal(second(vectors), before)
+
+
+def test_parts_that_never_change_count_for_nothing() -> None:
+    vectors = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    alone, beside, never = (
+        Whitening((3,), 3, 0.5, 100),
+        Whitening((3, 2), 5, 0.5, 100),
+        Whitening((2,), 2, 1, 9),
+    )
+    constant = torch.full((50, 2), 0.5)
+    alone.observe(vectors)
+    beside.observe(torch.cat([vectors, constant], 1))
+    never.observe(constant)
+    expected, found = alone(vectors), beside(torch.cat([vectors, constant], 1))
+    torch.testing.assert_close(torch.pdist(found), torch.pdist(expected), atol=1e-3, rtol=1e-3)
+    assert (never(constant) == 0).all()

@@ -9,6 +9,8 @@ from danqing.nets.gathering import Gathers
 
 _SMALLEST = 1e-3
 """Variances are raised by this share of the largest one, which keeps noise small."""
+_NOTHING = 1e-8
+"""The variance of a part up to which it is taken for rounding, and is not raised to that of other parts."""
 
 
 class Whitening(Gathers):
@@ -90,13 +92,16 @@ class Whitening(Gathers):
     def _project(self) -> Tensor:
         covariance = self.covariance.double().cpu()
         scales = torch.cat(
-            [part.diagonal().sum().rsqrt().expand(len(part)) for part in self._blocks(covariance)]
+            [
+                part.diagonal().sum().clamp_min(_NOTHING).rsqrt().expand(len(part))
+                for part in self._blocks(covariance)
+            ]
         )
         variances, directions = torch.linalg.eigh(scales[:, None] * covariance * scales)
         variances, directions = variances[-self.outputs :].clamp_min(0), directions[:, -self.outputs :]
         largest = directions.gather(0, directions.abs().argmax(0, keepdim=True))
         directions = directions * largest.sign()  # an eigenvector has no sign of its own
-        weights = (variances + _SMALLEST * variances.max()) ** (-self.power / 2)
+        weights = (variances + _SMALLEST * variances.max().clamp_min(_NOTHING)) ** (-self.power / 2)
         projection: Tensor = scales[:, None] * directions * weights
         return projection.flip(1)
 
