@@ -17,6 +17,7 @@ from danqing.images import Images
 from danqing.model.model import Model
 from danqing.pipelines import previews
 from danqing.pipelines.components import silent
+from danqing.pipelines.denoising import denoising_of
 from tests.tiny_pipelines import KINDS
 
 Folder = Callable[[str], Path]
@@ -192,6 +193,23 @@ def test_every_step_is_reported_with_a_preview(
     assert {one.shape for one in shown} == {made.shape}
     difference = np.abs(shown[-1].astype(int) - made).max()
     assert difference <= (255 if kind in ("sd1", "flux") else 1)  # the last latents are those of the image
+
+
+def test_a_long_image_has_a_preview(loaded: Any) -> None:
+    pipe = loaded("sd1").family.pipe
+    latents = torch.randn(1, 4, 2, 400)
+    assert previews.decoded(pipe, latents, (800, 4)).shape == (1, 3, 4, 800)
+
+
+def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(pipeline_folder: Folder) -> None:
+    model = dq.load(f"{pipeline_folder('sdxl')},dtype=float16")
+    pipe = model.family.pipe
+    for network in (pipe.vae.encoder, pipe.vae.decoder):
+        network.conv_in.weight.data.fill_(60_000)
+    found = denoising_of(pipe).encode_images(torch.full((1, 3, 32, 32), 0.9))
+    assert found.mean.isfinite().all()
+    assert previews.decoded(pipe, torch.full((1, 4, 16, 16), 0.9), (32, 32)).isfinite().all()
+    assert pipe.vae.dtype == torch.float16
 
 
 def test_what_a_step_raises_stops_the_pipeline(loaded: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing.errors import ConfigError
+from danqing.pipelines.latents import packed, unpacked, without_overflow
 
 Text = Mapping[str, Tensor]
 """What the text encoders of a pipeline make of one text."""
@@ -58,7 +59,7 @@ class Denoising:
         The latents have the scale that the network learned.
         """
         vae = self.pipe.vae
-        with torch.no_grad():
+        with torch.no_grad(), without_overflow(vae):
             found = vae.encode(images.to(vae.dtype)).latent_dist
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         scale = vae.config.scaling_factor
@@ -191,7 +192,7 @@ class FluxDenoising(FlowDenoising):
         )
         has_guidance = self.denoiser.config.guidance_embeds  # type: ignore[union-attr]
         found = self.denoiser(
-            hidden_states=self._typed(_packed(noisy)),
+            hidden_states=self._typed(packed(noisy)),
             timestep=times.to(noisy.dtype),
             guidance=torch.ones_like(times) if has_guidance else None,
             pooled_projections=self._stacked(texts, "pooled"),
@@ -200,7 +201,7 @@ class FluxDenoising(FlowDenoising):
             img_ids=self._typed(places),
             return_dict=False,
         )[0]
-        return _unpacked(found, noisy.shape[2], noisy.shape[3])
+        return unpacked(found, noisy.shape[2], noisy.shape[3])
 
 
 class QwenImageDenoising(FlowDenoising):
@@ -229,7 +230,7 @@ class QwenImageDenoising(FlowDenoising):
         mask = torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]
         shape = (1, noisy.shape[2] // 2, noisy.shape[3] // 2)
         found = self.denoiser(
-            hidden_states=self._typed(_packed(noisy)),
+            hidden_states=self._typed(packed(noisy)),
             timestep=times.to(noisy.dtype),
             guidance=None,
             encoder_hidden_states_mask=mask.to(noisy.device),
@@ -237,7 +238,7 @@ class QwenImageDenoising(FlowDenoising):
             img_shapes=[[shape]] * len(noisy),
             return_dict=False,
         )[0]
-        return _unpacked(found, noisy.shape[2], noisy.shape[3])
+        return unpacked(found, noisy.shape[2], noisy.shape[3])
 
 
 class ZImageDenoising(FlowDenoising):
@@ -293,20 +294,6 @@ def _log_shift(config: Any, places: int) -> float:
     low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     slope = (high - low) / (last - first)
     return float(places * slope + low - slope * first)
-
-
-def _packed(latents: Tensor) -> Tensor:
-    """Turn squares of two by two latents into channels: from `[n, c, h, w]` to `[n, h w / 4, 4 c]`."""
-    n, c, h, w = latents.shape
-    squares = latents.reshape(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return squares.reshape(n, (h // 2) * (w // 2), 4 * c)
-
-
-def _unpacked(packed: Tensor, height: int, width: int) -> Tensor:
-    """Undo `_packed`."""
-    n, _, c = packed.shape
-    squares = packed.reshape(n, height // 2, width // 2, c // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return squares.reshape(n, c // 4, height, width)
 
 
 def _mean_square(found: Tensor, target: Tensor) -> Tensor:

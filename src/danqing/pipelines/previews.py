@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from danqing.pipelines.latents import unpacked, without_overflow
+
 _MOST = 64
 """Latents along the longer side of a preview: decoding more takes long."""
 
@@ -16,20 +18,17 @@ def decoded(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
     latents: as the pipeline passes them to its callback. size: (width, height) of the images.
     """
     width, height = size
-    maps = _unpacked(latents, pipe.vae_scale_factor, size) if latents.dim() == 3 else latents
-    shrink = max(1.0, max(maps.shape[-2:]) / _MOST)
-    if shrink > 1:
-        maps = F.interpolate(maps.float(), scale_factor=1 / shrink, mode="area")
-    with torch.no_grad():
+    maps = latents
+    if latents.dim() == 3:
+        columns, rows = (side // pipe.vae_scale_factor // 2 * 2 for side in size)
+        maps = unpacked(latents, rows, columns)
+    sides = maps.shape[-2:]
+    if max(sides) > _MOST:
+        small = [max(1, side * _MOST // max(sides)) for side in sides]
+        maps = F.interpolate(maps.float(), size=small, mode="area")
+    with torch.no_grad(), without_overflow(pipe.vae):
         images = _decode(pipe.vae, maps.to(pipe.vae.dtype))
     return F.interpolate(images.float(), size=(height, width), mode="bilinear").clamp(-1, 1)
-
-
-def _unpacked(latents: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
-    """Return maps `[n, c, h, w]` of latents whose 2x2 patches are rows `[n, patches, 4 c]`."""
-    columns, rows = size[0] // factor // 2, size[1] // factor // 2
-    patches = latents.reshape(len(latents), rows, columns, -1, 2, 2)
-    return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:
