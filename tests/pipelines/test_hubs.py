@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from danqing.errors import ModelError
+from danqing.pipelines import modelscope
 from tests.hub_standin import serving
 
 Folder = Callable[[str], Path]
@@ -38,6 +42,40 @@ def run(address: str, home: Path, *sources: str, **more: str) -> list[dict[str, 
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+class _CutShort(BaseHTTPRequestHandler):
+    """Lists a file without its sha256, and closes the connection in the middle of it."""
+
+    def do_GET(self) -> None:
+        listed = {"Data": {"Files": [{"Path": "config.json", "Type": "blob", "Size": 10}]}}
+        is_list = self.path.startswith("/api/")
+        content = json.dumps(listed).encode() if is_list else b'{"a"'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content) if is_list else 10))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_what_does_not_arrive_from_modelscope_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _CutShort)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", f"http://127.0.0.1:{server.server_port}")
+    try:
+        for cache in ("new", "file"):
+            monkeypatch.setenv("DANQING_CACHE", str(tmp_path / cache))
+            with pytest.raises(ModelError, match=r"did not arrive|did not return modelscope:a/b"):
+                modelscope.fetch("modelscope:a/b", None, "", ["config.json"])
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert not list(tmp_path.rglob("config.json"))
 
 
 @pytest.mark.slow

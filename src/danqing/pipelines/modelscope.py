@@ -53,14 +53,20 @@ def fetch(source: str, revision: str | None, variant: str, others: Sequence[str]
             raise ModelError(f"{source} is not open to everyone: {reason}.") from error
         raise ModelError(f"ModelScope did not return {source}: HTTP {error.code} {error.reason}.") from error
     except _FAILURES as error:
-        if not any(folder.iterdir()):
-            raise ModelError(f"ModelScope did not return {source}: {error}.") from error
+        raise ModelError(f"ModelScope did not return {source}: {error}.") from error
     return folder
 
 
 def _bring(name: str, branch: str, folder: Path, variant: str, others: Sequence[str]) -> None:
     """Download the files that are not there yet."""
-    listed = _listed(name, branch)
+    try:
+        listed = _listed(name, branch)
+    except urllib.error.HTTPError:
+        raise
+    except _FAILURES:
+        if any((folder / file).is_file() for file in (INDEX, *others)):
+            return
+        raise
     index: Mapping[str, Any] = {}
     if INDEX in listed:
         _fetch(name, branch, INDEX, listed[INDEX], folder)
@@ -103,7 +109,7 @@ def _fetch(name: str, branch: str, file: str, told: tuple[int, str], folder: Pat
         while block := answer.read(1 << 20):
             target.write(block)
             hasher.update(block)
-        if sha256 and hasher.hexdigest() != sha256:
+        if target.tell() != size or (sha256 and hasher.hexdigest() != sha256):
             raise ModelError(f"{file} of {name} did not arrive as ModelScope lists it: try again.")
 
 
