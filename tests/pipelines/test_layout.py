@@ -54,6 +54,15 @@ def test_a_network_that_also_reads_a_mask_is_rejected(copy: Path) -> None:
         dq.load(copy)
 
 
+def test_a_pipeline_without_its_denoiser_is_rejected(copy: Path) -> None:
+    change_index(copy, unet=[None, None])
+    with pytest.raises(ModelError, match="sd1 has no unet, which would remove the noise"):
+        dq.load(copy)
+    change_index(copy, _class_name="StableCascadeCombinedPipeline")
+    with pytest.raises(ModelError, match="sd1 has no transformer"):
+        dq.load(copy)
+
+
 @pytest.mark.parametrize("values", [{"dtype": "int4"}, {"chunk": "0"}, {"colour": "red"}, {"size": "big"}])
 def test_other_options_are_rejected_in_a_sentence(values: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=next(iter(values))):

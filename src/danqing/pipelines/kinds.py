@@ -66,7 +66,7 @@ KINDS = (
 def kind_of(layout: Layout) -> Kind:
     """Return how a pipeline is called.
 
-    Raises ModelError for a network that also reads a mask or another image.
+    Raises ModelError for a network that also reads a mask or another image, and where there is none.
     """
     read = layout.config_of("unet").get("in_channels")
     latents = layout.config_of("vae").get("latent_channels")
@@ -77,10 +77,15 @@ def kind_of(layout: Layout) -> Kind:
             "images."
         )
     known = next((kind for kind in KINDS if layout.kind in kind.classes), None)
+    usual = "unet" if "unet" in layout.components else "transformer"
+    denoiser = usual if known is None else known.denoiser
+    if denoiser not in layout.components:
+        raise ModelError(
+            f"{layout.name} has no {denoiser}, which would remove the noise: get a whole copy, or use "
+            "another pipeline."
+        )
     if known is None:
-        denoiser = "unet" if "unet" in layout.components else "transformer"
-        others = _related(layout.kind)
-        return Kind(layout.kind, others, denoiser, divisor=16, fixed_text=False)
+        return Kind(layout.kind, _related(layout.kind), denoiser, divisor=16, fixed_text=False)
     transformer = layout.config_of("transformer")
     if known.name == "flux" and not transformer.get("guidance_embeds"):  # distilled without guidance
         return Kind(known.name, known.classes, patch=2, guidance="true_cfg_scale", empty_prompt="")

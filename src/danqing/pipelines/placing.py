@@ -57,9 +57,9 @@ def place(pipe: Any, kind: Kind, options: LoadOptions, device: torch.device, off
 
     Raises ConfigError for options that it cannot have.
     """
-    denoiser = getattr(pipe, kind.denoiser, None)
+    denoiser = getattr(pipe, kind.denoiser)
     if options.quantize == "float8":
-        denoiser.enable_layerwise_casting(  # type: ignore[union-attr]
+        denoiser.enable_layerwise_casting(
             storage_dtype=torch.float8_e4m3fn, compute_dtype=options.torch_dtype(device)
         )
     if options.attention != "auto":
