@@ -41,10 +41,12 @@ class Call:
         if guidance is not None:
             chosen["guidance_scale"] = guidance if self.load.guidance is None else self.load.guidance
         used = {*_NOT_OPTIONS, self.kind.guidance, "guidance_scale"}
-        for name, default in self.defaults.items():
-            if name not in used and isinstance(default, bool | int | float):
-                chosen[name] = float(default) if type(default) is float else default
-        return chosen
+        others = {
+            name: default
+            for name, default in self.defaults.items()
+            if name not in used and isinstance(default, bool | int | float)
+        }
+        return chosen | others
 
     @property
     def tokens(self) -> int:

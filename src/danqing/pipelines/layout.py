@@ -151,9 +151,8 @@ def choose_weights(names: Sequence[str], variant: str = "") -> tuple[list[str], 
     if not groups:
         return [], None
     chosen = variant if variant in groups else "" if "" in groups else next(iter(groups))
-    files = groups[chosen]
-    parts = [name for name in files if "-of-" in name]
-    return (files if not parts or len(parts) == len(files) else parts), chosen or None
+    parts = [name for name in groups[chosen] if "-of-" in name]
+    return parts or groups[chosen], chosen or None
 
 
 def _component(places: "_Places", name: str, value: Sequence[Any], variant: str) -> Component:
