@@ -71,6 +71,12 @@ class TrustError(DanqingError):
     """Keys, signatures or marks that cannot be made, read or trusted."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip() if lines else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean NAME?" for the nearest known name.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from danqing.errors import ClusterError
+from danqing.errors import ClusterError, first_line
 from danqing.version import __version__
 
 RETRIES = 3
@@ -203,7 +203,7 @@ class RayCluster:
         except errors.RayError as error:
             raise ClusterError(
                 f"A part of the work failed {RETRIES + 1} times, since its node or process died: "
-                f"{_first_line(error)}"
+                f"{_brief(error)}"
             ) from error
 
     def _on(self, node: Node) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class RayCluster:
             self._ray.init(address=address, log_to_driver=False, configure_logging=False)
         except (ConnectionError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
             raise ClusterError(
-                f"The Ray cluster at {address} cannot be used from here ({_first_line(error)}): run this "
+                f"The Ray cluster at {address} cannot be used from here ({_brief(error)}): run this "
                 "command on one of its nodes."
             ) from error
 
@@ -273,7 +273,7 @@ class RemoteObject:
                 return self._get(getattr(self._actor, method).remote(*arguments))
             except self._ray.exceptions.ActorUnavailableError as error:
                 if time.monotonic() > deadline:
-                    raise LostNodeError(_first_line(error)) from error
+                    raise LostNodeError(_brief(error)) from error
                 time.sleep(_WATCH_SECONDS)
 
     def begin(self, method: str, *arguments: Any) -> None:
@@ -290,7 +290,7 @@ class RemoteObject:
         except self._ray.exceptions.ActorUnavailableError:
             raise
         except self._ray.exceptions.RayActorError as error:
-            raise LostNodeError(_first_line(error)) from error
+            raise LostNodeError(_brief(error)) from error
 
 
 def _version() -> str:
@@ -318,6 +318,5 @@ def _compute(
         return error, None
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+def _brief(error: BaseException) -> str:
+    return first_line(error).rstrip(".")

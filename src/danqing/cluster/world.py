@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from danqing.cluster.ledger import RESTART
 from danqing.cluster.place import Place
-from danqing.errors import LostProcessError
+from danqing.errors import LostProcessError, first_line
 
 PATIENCE = datetime.timedelta(days=7)
 """How long a process waits for another one. The first process may prepare data or score for hours. A process
@@ -261,7 +261,7 @@ def _explained() -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise LostProcessError(
             "Another process of this run has ended or cannot be reached: the same command resumes the run "
-            f"from its last checkpoint ({str(error).splitlines()[0]})."
+            f"from its last checkpoint ({first_line(error)})."
         ) from error
     finally:
         _waited += time.perf_counter() - started

@@ -13,7 +13,7 @@ import torch
 from danqing.compress.plan import GraphPlan, Size
 from danqing.compress.runtime.graphs import imported
 from danqing.compress.runtime.manifest import Port
-from danqing.errors import ModelError
+from danqing.errors import ModelError, first_line
 
 BATCH = 2
 """Of the example: a batch of one would become a constant."""
@@ -40,10 +40,9 @@ def trace(name: str, plan: GraphPlan, path: Path) -> None:
                 dynamic_shapes=_dynamic_shapes(plan),
             )
     except Exception as error:  # the exporter's errors have no common class of ours
-        reason = str(error).strip().splitlines()
         raise ModelError(
-            f"The network of the graph {name} cannot be exported ({reason[0] if reason else error!r}): "
-            "please report it with the model's config.json."
+            f"The network of the graph {name} cannot be exported ({first_line(error)}): please report it "
+            "with the model's config.json."
         ) from error
     assert program is not None
     program.save(path)

@@ -11,7 +11,7 @@ import torch
 
 from danqing import atomic, families, folder_formats, weights
 from danqing.data.consent import read_consent
-from danqing.errors import ConfigError, ModelError
+from danqing.errors import ConfigError, ModelError, first_line
 from danqing.families.base import Family, Learner
 from danqing.families.pipeline import Pipeline
 from danqing.image_files.levels import is_range
@@ -308,7 +308,7 @@ def fetch(
     except hub.ERRORS as error:
         raise ModelError(
             f"{repo_id} is not a folder here, and the hub did not return it: "
-            f"{_first_line(error).removeprefix('Got: ')}"
+            f"{first_line(error).removeprefix('Got: ')}"
         ) from error
     if is_pipeline(snapshot):
         snapshot = hub.fetch_pipeline(repo_id, snapshot, revision, variant)
@@ -337,7 +337,7 @@ def push(save: Callable[[str], Any], repo_id: str, *, private: bool, token: str 
             address = api.create_repo(repo_id, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a Danqing model")
         except hub.ERRORS as error:
-            raise ModelError(f"The hub did not take {repo_id}: {_first_line(error)}") from error
+            raise ModelError(f"The hub did not take {repo_id}: {first_line(error)}") from error
     return str(address)
 
 
@@ -435,7 +435,3 @@ def _not_a_folder(folder: Path) -> str:
     return (
         f"{folder} is not a model folder: give one with config.json and model.safetensors, or a run folder."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing import weights
-from danqing.errors import ConfigError, ModelError
+from danqing.errors import ConfigError, ModelError, first_line
 from danqing.randomness import derived_seed
 
 _N = TypeVar("_N", bound=nn.Module)
@@ -239,7 +239,7 @@ def put(network: nn.Module, added: Added, name: str) -> None:
         result: Any = set_peft_model_state_dict(network, plain, adapter_name=name)
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         raise ModelError(
-            f"The adapter {name} does not fit this model ({str(error).splitlines()[0]}): give the model that "
+            f"The adapter {name} does not fit this model ({first_line(error)}): give the model that "
             "it was trained on."
         ) from error
     own = {key for key in network.state_dict() if f".{name}." in key and _MARK in key}

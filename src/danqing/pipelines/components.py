@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from danqing.errors import ConfigError, ModelError
+from danqing.errors import ConfigError, ModelError, first_line
 from danqing.names import first_few
 from danqing.pipelines.kinds import Kind
 from danqing.pipelines.layout import Component, Layout
@@ -87,7 +87,7 @@ def build(layout: Layout, kind: Kind, components: Mapping[str, Any]) -> Any:
             pipe = chosen(**absent, **given, **settings)
         except _FAILURES as error:
             raise ModelError(
-                f"{layout.folder} does not fit {chosen.__name__}: {_first_line(error)}"
+                f"{layout.folder} does not fit {chosen.__name__}: {first_line(error)}"
             ) from error
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -129,7 +129,7 @@ def _load(layout: Layout, component: Component, options: LoadOptions, device: to
         raise
     except _FAILURES as error:
         raise ModelError(
-            f"The {component.name} of {layout.folder} cannot be loaded: {_first_line(error)}"
+            f"The {component.name} of {layout.folder} cannot be loaded: {first_line(error)}"
         ) from error
     if not issubclass(chosen, nn.Module):
         return loaded
@@ -186,7 +186,3 @@ def _quantization(component: Component, options: LoadOptions, dtype: torch.dtype
         settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
     chosen: Any = diffusers.BitsAndBytesConfig
     return chosen(**settings)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

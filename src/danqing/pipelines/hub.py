@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from danqing.errors import ModelError
+from danqing.errors import ModelError, first_line
 from danqing.pipelines.layout import read_index, wanted
 
 ERRORS = (OSError, ValueError)
@@ -27,8 +27,7 @@ def fetch_pipeline(repo_id: str, snapshot: Path, revision: str | None, variant: 
     except GatedRepoError as error:
         raise ModelError(gated(repo_id)) from error
     except ERRORS as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"The hub did not return all of {repo_id}: {reason}") from error
+        raise ModelError(f"The hub did not return all of {repo_id}: {first_line(error)}") from error
 
 
 def gated(repo_id: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from danqing import machine
-from danqing.errors import ConfigError, ModelError
+from danqing.errors import ConfigError, ModelError, first_line
 from danqing.pipelines.kinds import Kind
 from danqing.pipelines.memory import MemoryEstimate
 from danqing.pipelines.options import LoadOptions
@@ -88,5 +88,4 @@ def _choose_attention(denoiser: Any, backend: str) -> None:
     try:
         denoiser.set_attention_backend(backend)
     except (ValueError, RuntimeError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"attention={backend} cannot be used: {reason}") from error
+        raise ConfigError(f"attention={backend} cannot be used: {first_line(error)}") from error

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from danqing import machine
-from danqing.errors import ConfigError
+from danqing.errors import ConfigError, first_line
 from danqing.pipelines import placing, previews
 from danqing.pipelines.options import LoadOptions
 
@@ -59,8 +59,7 @@ def images(
     except BaseException as error:
         pipe.maybe_free_model_hooks()
         if isinstance(error, ValueError) and error is not watch.raised:
-            reason = (str(error).strip().splitlines() or ["it says no reason"])[0]
-            raise ConfigError(f"The pipeline rejects this: {reason}") from error
+            raise ConfigError(f"The pipeline rejects this: {first_line(error)}") from error
         raise
     return made.float()
 

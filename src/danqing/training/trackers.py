@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from danqing.errors import TrainingError
+from danqing.errors import TrainingError, first_line
 from danqing.training.config import flat
 from danqing.training.run_folder import RunFolder
 
@@ -273,5 +273,4 @@ def _missing(name: str) -> str:
 
 
 def _failure(name: str, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"Logging to {name} has stopped ({reason}); the run folder has everything."
+    return f"Logging to {name} has stopped ({first_line(error)}); the run folder has everything."
