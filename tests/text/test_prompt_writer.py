@@ -190,3 +190,9 @@ def test_no_key_is_sent_where_there_is_none(endpoint: Endpoint, monkeypatch: pyt
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigError, match="is not the address of a chat endpoint"):
         PromptWriter(url)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e7])
+def test_a_timeout_that_no_clock_can_wait_for_is_refused_at_once(timeout: float) -> None:
+    with pytest.raises(ConfigError, match=f"cannot wait for {timeout:g} seconds".replace("+", r"\+")):
+        PromptWriter("http://127.0.0.1:1", timeout=timeout)

@@ -23,6 +23,7 @@ LONGEST = 300
 """Characters of a written prompt; what follows is cut off."""
 
 _MAX_BYTES = 1_000_000
+_A_DAY = 86_400.0
 _EXAMPLES = 6
 _TASK = (
     "You write captions for a small painter that knows only what captions like those of its training say. "
@@ -50,9 +51,9 @@ class PromptWriter:
 
     url: its base address, such as `http://localhost:11434/v1`.
     model: its name at the endpoint; "" takes the only one there.
-    timeout: seconds for the whole answer.
+    timeout: seconds for the whole answer, at most a day.
     key_variable: the environment variable that holds the key, where the endpoint needs one.
-    Raises ConfigError for an invalid address.
+    Raises ConfigError for an invalid address or timeout.
     """
 
     url: str
@@ -70,8 +71,10 @@ class PromptWriter:
             raise ConfigError(
                 f"{self.url!r} is not the address of a chat endpoint: write for instance http://localhost:11434/v1."
             )
-        if not self.timeout > 0:
-            raise ConfigError(f"A prompt writer needs some time, not {self.timeout} seconds.")
+        if not 0 < self.timeout <= _A_DAY:
+            raise ConfigError(
+                f"A prompt writer cannot wait for {self.timeout:g} seconds: choose up to {_A_DAY:,.0f}."
+            )
 
     def expand(self, prompt: str, examples: Sequence[str] = ()) -> Written:
         """Write a prompt out as a caption in the style of examples.
