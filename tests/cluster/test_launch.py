@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,21 @@ def test_processes_end_with_the_one_that_launched_them(tmp_path: Path, number: i
     launcher.send_signal(number)
     wait_for([tmp_path / f"{rank}-ended" for rank in (0, 1)])
     assert launcher.wait(300) == (130 if number == signal.SIGINT else -number)
+
+
+def test_a_process_that_cannot_be_started_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, start = list[subprocess.Popen[bytes]](), subprocess.Popen
+
+    def limited(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if started:
+            raise BlockingIOError("there are too many processes")
+        started.append(start(*arguments, **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", limited)
+    with pytest.raises(BlockingIOError):
+        launch([sys.executable, "-c", "import time; time.sleep(60)"], 2)
+    assert started[0].poll() is not None
 
 
 def test_a_place_is_read_from_the_environment() -> None:

@@ -89,24 +89,20 @@ def _run(
     command: Sequence[str], processes: int, environment: Mapping[str, str], output: int | None
 ) -> tuple[_Ended, bytes]:
     """Start all processes once; returns how they have ended, and what they wrote."""
-    ranks = [
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output if rank == 0 or output == subprocess.PIPE else None,
-            env={**interpreter.environment(), **_place(rank, processes), **environment},
-            start_new_session=True,  # a terminal would send Ctrl-C to all of them, and we pass it on
-        )
-        for rank in range(processes)
-    ]
+    ranks, readers = list["subprocess.Popen[bytes]"](), list[threading.Thread]()
     written = [b""] * processes
-    readers = [
-        threading.Thread(target=_read, args=(rank, written, number), daemon=True)
-        for number, rank in enumerate(ranks)
-    ]
-    for reader in readers:
-        reader.start()
     try:
+        for number in range(processes):
+            rank = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output if number == 0 or output == subprocess.PIPE else None,
+                env={**interpreter.environment(), **_place(number, processes), **environment},
+                start_new_session=True,  # a terminal would send Ctrl-C to all of them, and we pass it on
+            )
+            ranks.append(rank)
+            readers.append(threading.Thread(target=_read, args=(rank, written, number), daemon=True))
+            readers[-1].start()
         with _passing_signals(ranks) as passed:
             ended = _watch(ranks)
     finally:
