@@ -156,6 +156,8 @@ def test_a_ledger_that_anyone_has_damaged_is_read_as_far_as_it_goes(tmp_path: Pa
         "7",
         '{"attempt": 1, "seconds": {"useful": "x"}}',
         '{"seconds": null}',
+        good.replace('"images": 10', '"images": Infinity'),
+        "[" * 100_000,
     ]
     path.write_text("\n".join([good, *bad, good[:20]]))
     assert [each["images"] for each in ledger.read(path)] == [10]

@@ -135,7 +135,9 @@ def read(path: Path | None) -> list[dict[str, Any]]:
     lines = []
     text = path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else ""
     for each in text.splitlines():
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+        with contextlib.suppress(
+            ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError
+        ):
             line = json.loads(each)
             spent = {str(name): max(0.0, float(value)) for name, value in line["seconds"].items()}
             if not all(map(math.isfinite, (*spent.values(), float(line["began"])))):
