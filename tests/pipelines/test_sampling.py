@@ -212,6 +212,21 @@ def test_an_autoencoder_that_overflows_in_float16_computes_in_float32(pipeline_f
     assert pipe.vae.dtype == torch.float16
 
 
+def test_latents_with_statistics_have_previews_and_their_scheduler_is_not_trained(
+    pipeline_folder: Folder,
+) -> None:
+    model = dq.load(pipeline_folder("sdxl"), marks="none")
+    pipe, shown = model.family.pipe, list[Any]()
+    pipe.vae.register_to_config(latents_mean=[0.3, -0.2, 0.1, 0.0], latents_std=[1.5, 0.5, 0.8, 1.2])
+    made = model.sample(
+        prompt="x", num_steps=2, on_step=lambda done, total, preview: shown.append(preview().array)
+    ).array
+    assert np.abs(shown[-1].astype(int) - made).max() <= 1
+    pipe.scheduler = diffusers.EDMEulerScheduler()
+    with pytest.raises(ConfigError, match="EDMEulerScheduler cannot be fine-tuned"):
+        denoising_of(pipe)
+
+
 def test_what_a_step_raises_stops_the_pipeline(loaded: Any) -> None:
     class StopError(ValueError):
         pass

@@ -275,12 +275,17 @@ def learns(kind: str) -> bool:
 
 
 def denoising_of(pipe: Any) -> Denoising:
-    """Return how a pipeline learns; raises ConfigError for other classes."""
+    """Return how a pipeline learns; raises ConfigError where that is not known."""
     found = _KINDS.get(type(pipe).__name__)
     if found is None:
         known = ", ".join(name.removesuffix("Pipeline") for name in _KINDS)
         raise ConfigError(
             f"A {type(pipe).__name__} cannot be fine-tuned here: choose a model of the classes {known}."
+        )
+    if "sigma_data" in pipe.scheduler.config:  # its network sees scaled latents (Karras et al. 2022)
+        raise ConfigError(
+            f"A pipeline with {type(pipe.scheduler).__name__} cannot be fine-tuned here: choose a model with "
+            "another scheduler."
         )
     return found(pipe)
 

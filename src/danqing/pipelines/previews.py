@@ -33,13 +33,15 @@ def decoded(pipe: Any, latents: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _decode(vae: Any, latents: Tensor) -> Tensor:
     config = vae.config
-    if "z_dim" in config and config.get("latents_mean") is not None:
-        mean, std = (
+    scaled, shift = latents / (config.get("scaling_factor") or 1.0), config.get("shift_factor") or 0.0
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        shift, deviation = (
             torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1)
             for values in (config.latents_mean, config.latents_std)
         )
-        images: Tensor = vae.decode((latents * std + mean)[:, :, None], return_dict=False)[0][:, :, 0]
-        return images
-    scaled = latents / (config.get("scaling_factor") or 1.0) + (config.get("shift_factor") or 0.0)
-    decoded: Tensor = vae.decode(scaled, return_dict=False)[0]
+        scaled = scaled * deviation
+    if "z_dim" in config:  # of films, whose frames are an axis
+        frame: Tensor = vae.decode((scaled + shift)[:, :, None], return_dict=False)[0][:, :, 0]
+        return frame
+    decoded: Tensor = vae.decode(scaled + shift, return_dict=False)[0]
     return decoded
