@@ -27,9 +27,9 @@ class PatchDiscriminator(nn.Module):
         self.shrink = nn.ModuleList(
             nn.Conv2d(*pair, 4, stride=2, padding=1) for pair in itertools.pairwise(widths)
         )
-        for layer in self.shrink.parameters():
-            if layer.dim() > 1:
-                nn.init.kaiming_normal_(layer, a=0.1)
+        for parameter in self.shrink.parameters():
+            if parameter.dim() > 1:
+                nn.init.kaiming_normal_(parameter, a=0.1)
         self.mix = convolution(widths[-1], widths[-1])
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from danqing.nets.layers import halvings
 
 SMALLEST = 4
-"""The trunk halves its map until the shorter side has at most this many places."""
+"""The trunk halves its map as long as the shorter side keeps this many places."""
 _FULL = 32
 """Images with a longer shorter side are first reduced by the stride of the stem, up to 4."""
 

@@ -138,9 +138,7 @@ def size_multiple(layout: Layout, kind: Kind) -> int:
 def few_steps(layout: Layout, kind: Kind) -> tuple[int, float] | None:
     """Return the steps and the guidance of a distilled model.
 
-    None for any other.
-
-    The configuration of `diffusers` does not say, so the name of the model does.
+    None for any other. The configuration of `diffusers` does not say, so the name of the model does.
     """
     name = layout.name.lower()
     if not re.search(_NO_GUIDANCE, name):

@@ -119,7 +119,7 @@ def _reading(component: Component, rows: int, tokens: int, dtype: torch.dtype) -
     with torch.device("meta"):
         network = chosen._from_config(config).to(dtype).eval()
     most = getattr(config, "max_position_embeddings", tokens) if "CLIP" in component.kind else tokens
-    ids = _empty(rows, min(tokens, most) if most < tokens else most, dtype=torch.int64)
+    ids = _empty(rows, most, dtype=torch.int64)
     return _peak(lambda: network(input_ids=ids, output_hidden_states=True))
 
 

@@ -175,7 +175,7 @@ class Manifest(_Part):
     format: of this file. version: of danqing, which wrote it.
     target, precision: of the graphs.
     loop: how the graphs are used; see `OneShot` and those beside it.
-    width, height, channels: of its usual images. sizes: that it samples, as of `danqing.images.SizeRange`.
+    width, height, channels: of its usual images. sizes: that it samples, as of `danqing.sizes.SizeRange`.
     chunk: images that are computed at once, so that an image does not depend on how many are requested.
     parameters: of the networks.
     options: of sampling, with their defaults; allowed values are those of `danqing.options`.

@@ -53,7 +53,7 @@ class TimeVector(nn.Module):
 def sines(t: Tensor) -> Tensor:
     """Embed times as sines and cosines of many frequencies.
 
-    times: `[n]` in [-1, 1]. Returns float32 `[n, 2 · 64]`.
+    t: `[n]` in [-1, 1]. Returns float32 `[n, 2 · 64]`.
     """
     powers = torch.arange(TIME_FREQUENCIES, device=t.device) / (TIME_FREQUENCIES - 1)
     angles = TIME_SCALE * t[:, None].float() * (10 * TIME_SCALE) ** -powers
