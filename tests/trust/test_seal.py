@@ -84,6 +84,28 @@ def test_each_recipient_opens_it_alone_and_nobody_else(tmp_path: Path) -> None:
         seal.unseal(tmp_path / "it", keyring())
 
 
+@pytest.mark.parametrize(
+    "content", [b"caf\xc3\xa9\n", b"caf\xc3\xa9", b"\xef\xbb\xbfcaf\xc3\xa9\r\nmore", b"caf\xc3\xa9\rmore"]
+)
+def test_a_passphrase_is_the_first_line_of_a_file_of_any_editor(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "words").write_bytes(content)
+    assert recipients.read_passphrase(tmp_path / "words") == "café"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("é".encode() * 4000, "too long"),
+        (b"\xef\xbb\xbf\r\nx", "is empty"),
+        ("é".encode("utf-16"), "cannot be read"),
+    ],
+)
+def test_a_file_without_a_passphrase_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "words").write_bytes(content)
+    with pytest.raises(TrustError, match=reason):
+        recipients.read_passphrase(tmp_path / "words")
+
+
 def test_what_nothing_would_open_is_not_sealed(tmp_path: Path) -> None:
     for how, sentence in (({"to": ()}, "Nothing would open"), ({"passphrase": ""}, "empty")):
         with pytest.raises(TrustError, match=sentence):

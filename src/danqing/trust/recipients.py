@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from danqing.errors import TrustError
+from danqing.text_encoding import lines_of
 from danqing.trust import keys
 from danqing.trust.sealed_file import (
     SCRYPT_LOG2_N,
@@ -65,15 +66,15 @@ def read_passphrase(path: Path) -> str:
     try:
         with path.open("rb") as file:
             line = file.readline(_MAX_PASSPHRASE_BYTES + 1)
-            lines = line.decode("utf-8").splitlines()
+        if len(line) > _MAX_PASSPHRASE_BYTES:
+            raise TrustError(
+                f"The first line of {path} is too long: the limit is {_MAX_PASSPHRASE_BYTES:,} bytes."
+            )
+        lines = lines_of(line.decode("utf-8-sig"))  # editors on Windows write a mark before the text
     except (OSError, UnicodeDecodeError) as error:
         raise TrustError(f"The passphrase in {path} cannot be read: give a text file in UTF-8.") from error
     if not lines or not lines[0]:
         raise TrustError(f"The first line of {path} is empty: write the passphrase there.")
-    if len(line) > _MAX_PASSPHRASE_BYTES:
-        raise TrustError(
-            f"The first line of {path} is too long: the limit is {_MAX_PASSPHRASE_BYTES:,} bytes."
-        )
     return lines[0]
 
 
