@@ -15,7 +15,7 @@ from danqing import images
 from danqing.cli import main
 from danqing.editing import files
 from danqing.errors import TrustError
-from danqing.trust import authority, certificates, credentials, registry
+from danqing.trust import authority, certificates, credentials, labels, registry, xmp
 from danqing.trust.declaration import Declaration, SourceType
 from danqing.trust.found_labels import find_labels
 from danqing.trust.marking import Marking
@@ -54,6 +54,17 @@ def test_an_image_of_ours_passes_all_checks() -> None:
                 name for name, outcome in outcomes(found).items() if outcome is Outcome.PASSED
             }
             assert found.manifest["claim_generator_info"][0]["name"] == "Danqing"
+
+
+@pytest.mark.parametrize("letter", ["&", "心", "𐀀"])
+def test_a_long_prompt_has_room_in_every_format(letter: str) -> None:
+    settings = MarkSettings.from_text("eu,credentials=off,prompt=on")
+    marks = Marking(settings, Declaration(prompt=30_000 * letter))
+    for format in FORMATS:
+        file = images.encode(images.to_pil(pixels()), format, marks=marks)
+        info = Image.open(io.BytesIO(file)).info
+        packet = info.get("xmp") or info["XML:com.adobe.xmp"].encode()
+        assert xmp.properties_of(packet)[labels.PROMPT] == (7999 * letter + "…",)
 
 
 def test_an_image_without_marks_has_none() -> None:

@@ -20,6 +20,8 @@ _TIME = "{http://ns.adobe.com/xap/1.0/}MetadataDate"
 _VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 _ALL = (SOURCE_TYPE, SYSTEM, SYSTEM_VERSION, PROMPT, PROMPT_WRITER, AIGC)
 
+_MOST_PROMPT = 8000
+"""Characters of a prompt in a packet, for which a JPEG has 65,502 bytes. Longer ones end in an ellipsis."""
 _IS_GENERATED = "1"
 """The label of TC260 for an image that an AI has generated; 2 and 3 are for images that may be."""
 _PROPAGATOR = ("ContentPropagator", "PropagateID")
@@ -53,7 +55,7 @@ def packet(
         _TIME: time or datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if settings.prompt and declaration.prompt:
-        properties[PROMPT] = declaration.prompt
+        properties[PROMPT] = _shortened(declaration.prompt)
     return xmp.write(properties, previous)
 
 
@@ -77,6 +79,10 @@ def read_aigc(text: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DataError("The TC260 label is not a JSON object.")
     return found
+
+
+def _shortened(prompt: str) -> str:
+    return prompt if len(prompt) <= _MOST_PROMPT else f"{prompt[: _MOST_PROMPT - 1]}…"
 
 
 def _aigc(producer: str, image_id: str, pixels_sha256: str, before: str) -> str:

@@ -33,7 +33,7 @@ class MarkSettings:
     watermark, registry: whether the invisible watermark is embedded, and the image registered.
     codes: whether a transformer marks the codes that it samples, which changes its images.
     language: of the visible label.
-    prompt: whether the metadata contain the prompt.
+    prompt: whether the metadata contain the prompt, up to a length that every format has room for.
     producer: who is named as the producer in the metadata.
     """
 
