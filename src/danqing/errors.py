@@ -71,6 +71,11 @@ class TrustError(DanqingError):
     """Keys, signatures or marks that cannot be made, read or trusted."""
 
 
+def not_writable(path: PurePath, error: OSError) -> DanqingError:
+    """Return the error for a file or folder that cannot be written."""
+    return DanqingError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean NAME?" for the nearest known name.
 
