@@ -197,7 +197,7 @@ def _workplace(out: Path | None) -> Iterator[Path]:
             parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=name, suffix=".tmp", dir=parent))
     except OSError as error:
-        raise not_writable(out, error) from error
+        raise not_writable(parent or Path(tempfile.gettempdir()), error) from error
     try:
         yield work
     finally:
