@@ -37,6 +37,8 @@ PRESETS = ("flow-text-64", "text2image-32")
 HELD_OUT = 0.15
 """More than by default: what is held out follows from the pixels, so that the two sets of images differ."""
 SIDE, GAP = 64, 2
+JUDGED = 2000
+"""As many images as prompt agreement reads at most."""
 
 
 def held_by(model: Model) -> Held:
@@ -133,7 +135,7 @@ def main() -> None:
         name = "grid.png" if scale is None else f"grid-guidance-{scale:g}.png"
         grid(prompts, columns).save(arguments.out / name)
     for preset, model in models.items():
-        found = dq.evaluate(model, DATA, metrics="prompt-agreement", features="pixels", seed=1)
+        found = dq.evaluate(model, DATA, metrics="prompt-agreement", features="pixels", n=JUDGED, seed=1)
         results[preset] |= {score.metric: score.to_json() for score in found.scores}
     print(json.dumps(results, indent=2, default=str))
 

@@ -77,6 +77,11 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip() if lines else type(error).__name__
 
 
+def not_writable(path: PurePath, error: OSError) -> DanqingError:
+    """Return the error for a file or folder that cannot be written."""
+    return DanqingError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean NAME?" for the nearest known name.
 

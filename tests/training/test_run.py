@@ -3,10 +3,7 @@ losses.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from danqing.training.json_lines import AppendedLines
 from danqing.training.run_files import read_json
 from danqing.training.run_folder import RunFolder
 from tests import checkpoints
+from tests.small_disk import DANQING, needs_mount, with_disk
 from tests.small_run import SMALL
 
 
@@ -260,26 +258,17 @@ def test_a_broken_loss_goes_back_once_with_a_smaller_step_then_stops_with_the_re
     assert np.isfinite(dq.load(tmp_path / "twice").sample(2).array).all()
 
 
-def can_mount() -> bool:
-    if shutil.which("unshare") is None:
-        return False
-    probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "/mnt"]
-    return subprocess.run(probe, capture_output=True).returncode == 0
-
-
-@pytest.mark.skipif(not can_mount(), reason="mounting a small disk needs user namespaces")
+@needs_mount
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(pictures, tmp_path):
     """A real file system of a few megabytes fills up while the run writes; after making room, it goes on."""
     disk = tmp_path / "disk"
-    disk.mkdir()
     settings = SMALL | {"features": "8", "checkpoint_seconds": "0.001"}
-    words = [sys.executable, "-m", "danqing", "train", str(pictures), "--preset", "vae-32", "--size", "6x9"]
+    words = [*DANQING, "train", str(pictures), "--preset", "vae-32", "--size", "6x9"]
     words += ["--out", str(disk / "run"), "--images", "3200"]
     for key, value in settings.items():
         words += ["--set", f"{key}={value}"]
     script = f"""
-        mount -t tmpfs -o size=40m tmpfs {disk} || exit 99
         dd if=/dev/zero of={disk}/ballast bs=1M count=38 2>/dev/null
         "$@" 2> {tmp_path}/full.txt; echo $? > {tmp_path}/full.code
         ls {disk}/run/checkpoints > {tmp_path}/kept.txt
@@ -287,9 +276,7 @@ def test_a_full_disk_stops_the_run_and_keeps_the_last_good_state(pictures, tmp_p
         "$@" 2> {tmp_path}/after.txt; echo $? > {tmp_path}/after.code
         cp {disk}/run/run.json {tmp_path}/run.json
     """
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["unshare", "-rm", "bash", "-c", script, "bash", *words], env=env, timeout=600)
-    assert done.returncode == 0
+    with_disk(disk, "40m", script, *words)
     assert (tmp_path / "full.code").read_text().strip() == "2", (tmp_path / "full.txt").read_text()
     errors = " ".join((tmp_path / "full.txt").read_text().split())
     assert "No space left" in errors

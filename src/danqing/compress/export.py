@@ -15,7 +15,7 @@ from danqing.compress.runtime import manifest as form
 from danqing.compress.runtime.graphs import Array, Graph, imported, open_graph
 from danqing.compress.runtime.manifest import Check, GraphForm, Manifest, Precision, Target
 from danqing.compress.web import write_page
-from danqing.errors import ConfigError, DanqingError, ModelError
+from danqing.errors import ConfigError, ModelError, not_writable
 from danqing.families import display_name
 from danqing.families.base import Learner
 from danqing.families.flow_sampling import FlowSampler
@@ -97,7 +97,7 @@ def export(
         finally:
             shutil.rmtree(parts, ignore_errors=True)
     except OSError as error:
-        raise DanqingError(f"{folder} cannot be written ({error}): choose another folder.") from error
+        raise not_writable(folder, error) from error
     return folder
 
 

@@ -18,7 +18,7 @@ from danqing.compress.choice import Measured
 from danqing.compress.forms import ORIGINAL, Form, Sampler, forms_of, needed_bytes, open_form
 from danqing.compress.runtime.manifest import FILE
 from danqing.compress.student import half_width, train_student
-from danqing.errors import ConfigError, DanqingError, EvaluationError, ModelError
+from danqing.errors import ConfigError, EvaluationError, ModelError, not_writable
 from danqing.evaluation.candidate import Candidate, open_candidate
 from danqing.evaluation.features import extract
 from danqing.evaluation.image_sets import spread_evenly
@@ -196,7 +196,7 @@ def _workplace(out: Path | None) -> Iterator[Path]:
             parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=name, suffix=".tmp", dir=parent))
     except OSError as error:
-        raise DanqingError(f"{out} cannot be written ({error}): choose another folder.") from error
+        raise not_writable(parent or Path(tempfile.gettempdir()), error) from error
     try:
         yield work
     finally:
@@ -271,4 +271,4 @@ def _keep(made: Path, out: Path, found: Shrinkage) -> None:
             write_card(made, load(made).info())
         result_folder.publish(made, out)
     except OSError as error:
-        raise DanqingError(f"{out} cannot be written ({error}): choose another folder.") from error
+        raise not_writable(out, error) from error

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from danqing import atomic
 from danqing.editing import files, manifest
 from danqing.editing.inputs import Inputs
-from danqing.errors import ConfigError, DanqingError
+from danqing.errors import ConfigError, not_writable
 from danqing.image_files.formats import is_image_name
 from danqing.marks import SIDECAR, write_sidecar
 
@@ -86,11 +86,6 @@ def write_file(path: Path, content: bytes) -> None:
         atomic.write_bytes(path, content)
     except OSError as error:
         raise not_writable(path, error) from error
-
-
-def not_writable(path: Path, error: OSError) -> DanqingError:
-    """Return the error for a file that cannot be written."""
-    return DanqingError(f"{path} cannot be written ({error.strerror or error}): choose another --out.")
 
 
 def check(out: Path, inputs: Inputs) -> None:

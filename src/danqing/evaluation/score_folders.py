@@ -14,6 +14,8 @@ from danqing.evaluation.scores import Score
 from danqing.model import folder as model_folder
 
 SCORES_FILE = "scores.json"
+NEEDED_BYTES = 65_536
+"""That must be free for the scores before the work begins: an empty file can be written on a full disk."""
 
 
 def make_folder(out: str | Path | None) -> None:
@@ -42,7 +44,7 @@ def writable_folders(candidate: Candidate, out: str | Path | None) -> tuple[list
             continue
         score_files.read(folder / SCORES_FILE)
         try:
-            atomic.write_bytes(folder / ".writable", b"")
+            atomic.write_bytes(folder / ".writable", bytes(NEEDED_BYTES))
             (folder / ".writable").unlink(missing_ok=True)
             folders.append(folder)
         except OSError as error:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from danqing import page
-from danqing.editing.outputs import not_writable, write_file
-from danqing.errors import SearchError
+from danqing.editing.outputs import write_file
+from danqing.errors import SearchError, not_writable
 from danqing.images import Images, encode, to_pil
 from danqing.recognition.image_index import ImageIndex
 from danqing.recognition.index import Match
