@@ -6,11 +6,13 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Annotated, Protocol
 
-from fastapi import Request, Security
+from fastapi import APIRouter, Request, Security
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from danqing.service.access.caller import LOCAL, Caller, Right, missing_key
+from danqing.service.access.caller import LOCAL, RIGHTS, Caller, Right, missing_key
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
 from danqing.service.access.sessions import session_token
@@ -66,6 +68,31 @@ async def any_key(
 ) -> Caller:
     """Return the caller, whatever its scopes; the dependency raises ApiError 401."""
     return _exchange(request.scope).require_caller()
+
+
+async def anyone() -> None:
+    """Declare a route public: the dependency asks for no key."""
+
+
+def check_access(router: APIRouter) -> None:
+    """Raise RuntimeError unless every route says who may call it.
+
+    Each depends on `needs(...)`, `any_key` or `anyone`: a route that says nothing would be public.
+    """
+    declared = {any_key, anyone, *map(needs, RIGHTS)}
+    for route in router.routes:
+        if not isinstance(route, APIRoute) or declared.isdisjoint(_calls(route.dependant)):
+            raise RuntimeError(
+                f"The route {getattr(route, 'path', route)} does not say who may call it: let it depend on "
+                "needs(...), any_key or anyone."
+            )
+
+
+def _calls(dependant: Dependant) -> Iterator[Callable[..., object] | None]:
+    """Yield the functions that a route depends on, and those that they depend on."""
+    for one in dependant.dependencies:
+        yield one.call
+        yield from _calls(one)
 
 
 def log_facts(request: Request, **facts: str | int | float | None) -> None:
