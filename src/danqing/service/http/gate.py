@@ -1,5 +1,6 @@
 """The gate that every request passes: identifies the caller, applies limits, records what was done."""
 
+import asyncio
 import contextlib
 import functools
 import logging
@@ -16,7 +17,7 @@ from danqing.service.access.caller import LOCAL, RIGHTS, Caller, Right, missing_
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
 from danqing.service.access.sessions import session_token
-from danqing.service.errors import ApiError, internal, overloaded
+from danqing.service.errors import ApiError, internal, overloaded, stopping
 from danqing.service.fairness.fair_share import FairShare
 from danqing.service.http.exchange import PROBES, Exchange
 from danqing.service.http.origin import SAFE_METHODS, OriginCheck, check_cookie, is_local
@@ -170,6 +171,11 @@ class Gate:
             await self._identify(keys, exchange, headers)
             with self._counted(exchange):
                 await self._app(exchange.scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:  # the service stops, and waits no longer
+            if exchange.status:
+                raise
+            exchange.rejection = stopping()
+            await exchange.reject()
         except Exception as error:
             if exchange.rejection is None:
                 if not isinstance(error, ApiError):
