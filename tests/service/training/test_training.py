@@ -12,7 +12,7 @@ import pytest
 from danqing.errors import ConfigError
 from danqing.service.settings import Limits, checked
 from danqing.service.storage.database import Database
-from danqing.service.training import process
+from danqing.service.training import presets, process
 from danqing.service.training.progress import POINTS, _thinned, progress
 from danqing.service.training.set_folder import Change, NewImage, SetFolder
 from danqing.service.training.tables import RunState, TrainingRun
@@ -106,6 +106,16 @@ def test_presets_say_what_they_cost(client: Client) -> None:
     assert found["flow-32"]["core_hours"] == round(15 * cores / 60, 2)
     assert found["classify-32"]["needs"] == "labels"
     assert not {"demo", "upscale-64", "private-32"} & found.keys()
+
+
+def test_presets_are_offered_for_what_they_learn_whatever_their_family_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = {"family": "diffusion", "size": [32, 32], "minutes": 5.0}
+    read = {"new-32": plain, "new-boxes-32": {**plain, "task": "detect"}, "vqvae-16": plain}
+    monkeypatch.setattr(presets.presets, "names", lambda: list(read))
+    monkeypatch.setattr(presets.presets, "read", read.__getitem__)
+    assert list(presets.offered.__wrapped__()) == ["new-32"]
 
 
 @pytest.mark.slow
