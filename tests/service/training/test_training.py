@@ -1,7 +1,9 @@
 """Data sets and runs of a service, with real processes that train tiny models."""
 
+import asyncio
 import fcntl
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,9 +13,11 @@ import pytest
 
 from danqing.errors import ConfigError
 from danqing.service.settings import Limits, checked
-from danqing.service.storage.database import Database
-from danqing.service.training import presets, process
+from danqing.service.storage.database import Database, DatabaseError
+from danqing.service.training import presets, process, store
+from danqing.service.training.manager import Training
 from danqing.service.training.progress import POINTS, _thinned, progress
+from danqing.service.training.set_check import SetCheck
 from danqing.service.training.set_folder import Change, NewImage, SetFolder
 from danqing.service.training.tables import RunState, TrainingRun
 from danqing.service.training.upload import About, read_upload
@@ -116,6 +120,39 @@ def test_presets_are_offered_for_what_they_learn_whatever_their_family_is_called
     monkeypatch.setattr(presets.presets, "names", lambda: list(read))
     monkeypatch.setattr(presets.presets, "read", read.__getitem__)
     assert list(presets.offered.__wrapped__()) == ["new-32"]
+
+
+def test_a_check_that_cannot_be_started_fails_and_may_be_repeated(tmp_path: Path) -> None:
+    folder = SetFolder(tmp_path / "set")
+    folder.create()
+    check = SetCheck(folder)
+    with (folder.path / "lock").open("a") as lock:  # as of a check that has outlived its service
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        asyncio.run(check.run(asyncio.Semaphore(1)))
+    assert (check.state, check.is_done) == ("failed", True)
+    assert "log of the service" in check.reason
+
+
+def test_a_process_that_cannot_be_recorded_does_not_run_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DatabaseError("The database cannot be written.")
+
+    async def start() -> int:
+        database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+        settings = checked({"models": {"gan": "gan"}, "data": tmp_path, "training": TRAINING})
+        await database.start()
+        training = Training(settings, database, None)  # type: ignore[arg-type]
+        training.run_folder("run_1").mkdir(parents=True)
+        add_run(database, "", "run_1", "queued")
+        monkeypatch.setattr(store, "has_started", fail)
+        with pytest.raises(DatabaseError):
+            await training._start("run_1")
+        await database.stop()
+        return training._processes["run_1"].wait(30)
+
+    assert asyncio.run(start()) == -signal.SIGKILL
 
 
 @pytest.mark.slow
