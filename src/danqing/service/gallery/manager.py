@@ -1,7 +1,6 @@
 """The gallery of a service: keeps pictures, and deletes them with everything that is known of them."""
 
 import asyncio
-import contextlib
 import hashlib
 import io
 import json
@@ -154,8 +153,12 @@ class Gallery:
 
     async def _sweep_always(self) -> None:
         while True:
-            with contextlib.suppress(DatabaseError):
+            try:
                 await self.sweep()
+            except DatabaseError:
+                pass  # it is away
+            except Exception:  # such as a registry that is locked; what has expired is deleted later
+                _log.exception("expired pictures could not be deleted")
             await asyncio.sleep(_SWEEP_SECONDS)
 
 
