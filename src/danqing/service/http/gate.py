@@ -166,6 +166,8 @@ class Gate:
         try:
             if exchange.path not in _ALWAYS_ANSWERED and self._answering > self._limits.requests:
                 raise overloaded(f"The service answers {self._limits.requests:,} requests already")
+            if "\0" in exchange.path:  # which PostgreSQL rejects
+                raise ApiError(404, "There is nothing at a path with a NUL character.", code="not_found")
             headers = _headers(exchange.scope)
             exchange.check_body(headers)
             await self._identify(keys, exchange, headers)
