@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from danqing.errors import ConfigError
+from danqing.service.errors import ApiError
 from danqing.service.settings import Limits, checked
 from danqing.service.storage.database import Database, DatabaseError
 from danqing.service.training import presets, process, store
@@ -120,6 +121,32 @@ def test_presets_are_offered_for_what_they_learn_whatever_their_family_is_called
     monkeypatch.setattr(presets.presets, "names", lambda: list(read))
     monkeypatch.setattr(presets.presets, "read", read.__getitem__)
     assert list(presets.offered.__wrapped__()) == ["new-32"]
+
+
+def test_only_images_of_a_set_are_found_by_their_names(tmp_path: Path) -> None:
+    folder = SetFolder(tmp_path / "set")
+    folder.create()
+    folder.add([NewImage("cats/a.png", picture(0), ".png")])
+    assert folder.image("000001.png") == folder.images / "000001.png"
+    for name in ("000002.png", "metadata.jsonl", "../images/000001.png", "000001.png/", "cats/a.png", ""):
+        assert folder.image(name) is None, name
+
+
+def test_a_run_on_a_set_that_was_just_deleted_is_refused(tmp_path: Path) -> None:
+    async def submit() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+        settings = checked({"models": {"gan": "gan"}, "data": tmp_path, "training": TRAINING})
+        await database.start()
+        training = Training(settings, database, None)  # type: ignore[arg-type]
+        add_run(database, "", "run_1", "queued")
+        run = await database.run(store.run_by_id, "run_1")
+        assert run is not None
+        with pytest.raises(ApiError, match="no such data set"):
+            await training.submit(run, "set_gone")
+        assert not training.run_folder("run_1").exists()
+        await database.stop()
+
+    asyncio.run(submit())
 
 
 def test_a_check_that_cannot_be_started_fails_and_may_be_repeated(tmp_path: Path) -> None:

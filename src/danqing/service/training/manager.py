@@ -144,6 +144,7 @@ class Training:
         source = self.set_folder(set_id)
         try:
             async with self.lock_of(set_id):
+                await self._database.run(store.find_set, self.whose(run.owner), set_id)  # it may be gone now
                 await asyncio.to_thread(source.copy_to, folder / "data")
             await self._database.run(store.add_run, run, self.limits)
         except BaseException:
