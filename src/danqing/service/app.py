@@ -13,6 +13,7 @@ from danqing.service.http import error_handlers
 from danqing.service.http.gate import Gate, check_access
 from danqing.service.http.origin import check_address
 from danqing.service.http.slow_readers import SlowReaderLimit
+from danqing.service.jobs import store as job_store
 from danqing.service.jobs.manager import JobManager
 from danqing.service.observability import tracing
 from danqing.service.observability.metrics import Metrics
@@ -137,7 +138,7 @@ def _parts(settings: Settings) -> Service:
     if settings.filters:
         moderator = Moderator(settings, scheduler, encode_pool, metrics, keys.audit)
     planner = Planner(settings, scheduler.offers, encode_pool, moderator)
-    gallery = Gallery(settings, database, encode_pool)
+    gallery = Gallery(settings, database, encode_pool, job_store.drop_pictures)
     return Service(
         settings=settings,
         scheduler=scheduler,
