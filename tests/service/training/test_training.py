@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,6 +132,45 @@ def test_only_images_of_a_set_are_found_by_their_names(tmp_path: Path) -> None:
     assert folder.image("000001.png") == folder.images / "000001.png"
     for name in ("000002.png", "metadata.jsonl", "../images/000001.png", "000001.png/", "cats/a.png", ""):
         assert folder.image(name) is None, name
+
+
+def test_a_budget_in_images_ends_with_the_longest_in_minutes(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+    settings = checked({"models": {"gan": "gan"}, "data": tmp_path, "training": {"runs": 1, "minutes": 1.0}})
+    training = Training(settings, database, None)  # type: ignore[arg-type]
+    folder = training.run_folder("run_1")
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
+    database.migrate()
+    add_run(database, "", "run_1", "running", runs.pid, minutes=None, images=10**12, started=time.time() - 50)
+    asyncio.run(training._look())
+    assert database.transact(store.run_by_id, "run_1").state == "running"  # type: ignore[union-attr]
+    add_run(database, "", "run_1", "running", runs.pid, minutes=None, images=10**12, started=time.time() - 70)
+    asyncio.run(training._look())
+    assert runs.wait(10) == -signal.SIGINT
+    asyncio.run(training._look())
+    found = database.transact(store.run_by_id, "run_1")
+    assert found is not None
+    assert (found.state, found.reason[:23]) == ("stopped", "It has taken 1 minutes,")
+    database.close()
+
+
+def test_what_a_finished_run_has_prepared_is_deleted(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+    settings = checked({"models": {"gan": "gan"}, "data": tmp_path, "training": TRAINING})
+    training = Training(settings, database, None)  # type: ignore[arg-type]
+    folder = training.run_folder("run_1")
+    for name in ("run", "cache", "data"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run" / "run.json").write_text('{"status": "finished"}')
+    database.migrate()
+    add_run(database, "", "run_1", "running", 1)
+    asyncio.run(training._look())
+    assert database.transact(store.run_by_id, "run_1").state == "finished"  # type: ignore[union-attr]
+    assert {one.name for one in folder.iterdir()} == {"run", "data"}
+    database.close()
 
 
 def test_a_run_on_a_set_that_was_just_deleted_is_refused(tmp_path: Path) -> None:
@@ -256,7 +297,9 @@ def test_a_service_finds_its_processes_again_and_its_models(models: dict[str, st
         client.until("/v1/runs/run_1", lambda one: one["state"] == "stopped")
 
 
-def add_run(database: Database, home: str, id: str, state: RunState, pid: int | None = None) -> None:
+def add_run(
+    database: Database, home: str, id: str, state: RunState, pid: int | None = None, **more: Any
+) -> None:
     told = {"name": "r", "set_name": "s", "preset": "vae-32", "minutes": 1.0, "seed": 0, "created": 0.0}
-    run = TrainingRun(id=id, home=home, owner="", state=state, reason="", model="", pid=pid, **told)
+    run = TrainingRun(id=id, home=home, owner="", state=state, reason="", model="", pid=pid, **told | more)
     database.transact(lambda session: session.merge(run) and None)

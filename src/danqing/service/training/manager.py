@@ -257,6 +257,9 @@ class Training:
                 continue
             if self._runs(run.id):
                 free -= 1
+                if run.state == "running" and self._is_overdue(run):
+                    with contextlib.suppress(ApiError):  # it was deleted at this moment
+                        await self.stop_run(run.owner, run.id)
             elif (
                 run.id in self._processes
                 or run.state == "stopping"
@@ -293,8 +296,18 @@ class Training:
         """Record how a process has ended."""
         ended = self._processes.pop(run.id, None)
         state, reason = self._outcome(run.id, None if ended is None else ended.poll())
+        if state == "stopped" and self._is_overdue(run):
+            reason = f"It has taken {self.limits.minutes:g} minutes, the most that a run may take here."
+        if state == "finished":  # nothing reads the images that it has prepared again
+            cache = self.run_folder(run.id) / "cache"
+            await asyncio.to_thread(shutil.rmtree, cache, ignore_errors=True)
         await self._database.run(store.has_ended, run.id, state, reason, time.time())
         logs.event(_log, "a run has ended", run=run.id, state=state)
+
+    def _is_overdue(self, run: TrainingRun) -> bool:
+        """Return whether a run whose budget is in images takes longer than the settings allow."""
+        started = time.time() if run.started is None else run.started
+        return run.minutes is None and time.time() - started > 60 * self.limits.minutes
 
     def _outcome(self, id: str, code: int | None) -> tuple[RunState, str]:
         """Return the state of a run without a process, and why it failed.
