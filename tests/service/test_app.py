@@ -4,13 +4,17 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
 import pytest
+from fastapi import APIRouter, Depends
 
 from danqing.errors import ConfigError
+from danqing.service import app as application
 from danqing.service.app import create_app, running
+from danqing.service.http.gate import anyone
 from danqing.service.settings import Settings
 from tests.service.serving import served
 
@@ -19,6 +23,16 @@ def test_the_process_that_answers_never_imports_torch() -> None:
     script = "import sys, danqing.service.app, danqing.service.http.server; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "False"
+
+
+def test_a_route_that_does_not_say_who_may_call_it_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    router, settings = APIRouter(), Settings(models={"gan": "gan"})
+    router.get("/v1/open", dependencies=[Depends(anyone)])(lambda: {})
+    monkeypatch.setattr(application, "_ROUTERS", (*application._ROUTERS, SimpleNamespace(router=router)))
+    create_app(settings)
+    router.get("/v1/forgotten", dependencies=[Depends(lambda: None)])(lambda: {})
+    with pytest.raises(RuntimeError, match=r"The route /v1/forgotten does not say who may call it"):
+        create_app(settings)
 
 
 def test_a_public_address_needs_a_key(models: dict[str, str], tmp_path: Path) -> None:

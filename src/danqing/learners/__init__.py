@@ -1,1 +1,1 @@
-"""Learners that recognise instead of generate: one file each, registered with the families."""
+"""Learners that recognize instead of generate: one file each, registered with the families."""

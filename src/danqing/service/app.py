@@ -10,9 +10,10 @@ from danqing.service.access.keys import Keys
 from danqing.service.engine.scheduler import Scheduler
 from danqing.service.gallery.manager import Gallery
 from danqing.service.http import error_handlers
-from danqing.service.http.gate import Gate
+from danqing.service.http.gate import Gate, check_access
 from danqing.service.http.origin import check_address
 from danqing.service.http.slow_readers import SlowReaderLimit
+from danqing.service.jobs import store as job_store
 from danqing.service.jobs.manager import JobManager
 from danqing.service.observability import tracing
 from danqing.service.observability.metrics import Metrics
@@ -69,7 +70,8 @@ _DESCRIPTION = (
 def create_app(settings: Settings) -> FastAPI:
     """Create the application of a service.
 
-    Its lifespan starts and stops the parts in `app.state.service`.
+    Its lifespan starts and stops the parts in `app.state.service`. Raises RuntimeError for a route that does
+    not say who may call it.
     """
 
     @contextlib.asynccontextmanager
@@ -89,9 +91,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     error_handlers.install(app)
     app.add_middleware(Gate, settings=settings)
-    app.add_middleware(SlowReaderLimit)  # inside the gate, which counts an answer until it is read
+    app.add_middleware(SlowReaderLimit)  # what the gate sends waits for it, and counts until it is read
     app.add_middleware(tracing.Traces)  # outermost: what the gate rejects is traced as well
     for module in _ROUTERS:
+        check_access(module.router)
         app.include_router(module.router)
     return app
 
@@ -135,7 +138,7 @@ def _parts(settings: Settings) -> Service:
     if settings.filters:
         moderator = Moderator(settings, scheduler, encode_pool, metrics, keys.audit)
     planner = Planner(settings, scheduler.offers, encode_pool, moderator)
-    gallery = Gallery(settings, database, encode_pool)
+    gallery = Gallery(settings, database, encode_pool, job_store.drop_pictures)
     return Service(
         settings=settings,
         scheduler=scheduler,

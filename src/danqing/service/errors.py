@@ -77,6 +77,11 @@ def overloaded(reason: str) -> ApiError:
     return ApiError(429, f"{reason}: retry in a second.", code="overloaded", headers={"retry-after": "1"})
 
 
+def stopping() -> ApiError:
+    """Return the error 503 for a request that is cut off when the service stops."""
+    return ApiError(503, "The service is stopping: retry.", code="cancelled", headers={"retry-after": "1"})
+
+
 def printable(value: bytes) -> str:
     """Return a client's text as short printable ASCII."""
     text = value[:100].decode("latin-1")

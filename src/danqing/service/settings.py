@@ -161,7 +161,7 @@ class TrainingSettings(_Section):
     runs: that may run at the same time, each in a process of its own; 0 trains nothing.
     sets: data sets of one key; images: of one data set; bytes: of all data sets of one key.
     kept: runs of one key that are there, whatever has become of them.
-    minutes: the largest budget of a run.
+    minutes: the largest budget of a run; one with a budget in images is stopped after as long.
     """
 
     runs: int = Field(0, ge=0, le=64)

@@ -175,6 +175,9 @@ def test_hostile_settings_in_a_file_are_data_or_nothing(anna: Visitor) -> None:
         b"null",
         b"\xff\xfe",
         b'{"request": {}}' + b" " * 300_000,
+        b'{"request": {"a": NaN}}',
+        b'{"request": {"a": 1e999}}',
+        b'{"request": {"a": "\\ud800"}}',
     ):
         assert_refused(asked(png_text(hostile)), 404)
     for broken in (b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"PK\x03\x04", picture()[:40], b"<svg/>"):

@@ -1,10 +1,13 @@
 """The gallery keeps pictures, finds them, and forgets them completely."""
 
 import asyncio
+import contextlib
 import io
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +17,15 @@ from sqlalchemy import text
 
 import danqing.service.app  # noqa: F401  every table is known once all of the service is
 from danqing.service.errors import ApiError
-from danqing.service.gallery import queries, store
+from danqing.service.gallery import manager, queries, store
 from danqing.service.gallery.likeness import Likeness
-from danqing.service.gallery.manager import new_picture
+from danqing.service.gallery.manager import Gallery, new_picture
 from danqing.service.gallery.queries import Search
 from danqing.service.gallery.words import searched, words_of
-from danqing.service.settings import GallerySettings
+from danqing.service.jobs import queries as job_queries
+from danqing.service.jobs import store as jobs
+from danqing.service.pictures.encode_pool import EncodePool
+from danqing.service.settings import GallerySettings, JobSettings, Settings
 from danqing.service.storage.database import Database
 
 LIMITS = GallerySettings(keep=1)
@@ -167,6 +173,54 @@ def test_nothing_is_left_of_what_is_deleted(database: Database) -> None:
         assert set(left) == {second}, table
     (third,) = set(keep(database, "anna", "a secret wish")) - {second}
     assert third > second  # numbers are not used again
+
+
+def test_expired_pictures_are_deleted_once_the_registry_can_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DANQING_TRUST", str(tmp_path))
+    monkeypatch.setattr(manager, "_SWEEP_SECONDS", 0.01)
+    broken = tmp_path / "registry.sqlite"
+    broken.write_bytes(b"this is no database" * 100)
+    settings = Settings(models={"gan": "gan"}, gallery=LIMITS, marks="eu", data=tmp_path)
+    old = replace(new_picture(file(1), record("a wish"), 0), mark="its id")
+
+    async def sweep() -> None:
+        database = Database(settings.database_url)
+        await database.start()
+        await database.run(store.keep, "anna", [old], LIMITS, 0.0)
+        gallery = Gallery(settings, database, EncodePool(), jobs.drop_pictures)
+        await gallery.start()
+        await asyncio.sleep(0.2)
+        assert numbers(database, "anna")
+        broken.unlink()
+        async with asyncio.timeout(10):
+            while numbers(database, "anna"):
+                await asyncio.sleep(0.02)
+        await gallery.stop()
+        await database.stop()
+
+    asyncio.run(sweep())
+
+
+def test_the_copy_of_a_job_is_deleted_with_the_picture_at_the_end_of_its_days(tmp_path: Path) -> None:
+    settings = Settings(models={"gan": "gan"}, gallery=LIMITS, data=tmp_path)
+    content, days = file(1), JobSettings(keep=7)
+    with contextlib.closing(Database(settings.database_url)) as database:
+        database.migrate()
+        new = jobs.NewJob(jobs.new_id(), "anna", "", "generations", "gan", 2, "{}", "{}", "f")
+        database.transact(jobs.accept, new, days, 1.0)
+        (claim,) = database.transact(jobs.claim, "a", ["gan"], 9, 9.0, 1.0)
+        both = [("image/png", content)] * 2
+        database.transact(jobs.succeed, claim, {"data": []}, both, time.time())
+        old = new_picture(content, record("a wish"), 1, job=new.id)
+        database.transact(store.keep, "anna", [old], LIMITS, 1.0)
+        gallery = Gallery(settings, database, EncodePool(), jobs.drop_pictures)
+        asyncio.run(gallery.sweep())
+        assert numbers(database, "anna") == []
+        assert database.transact(job_queries.picture, "anna", new.id, 0).content == content
+        with pytest.raises(ApiError, match="has no picture 1"):
+            database.transact(job_queries.picture, "anna", new.id, 1)
 
 
 def test_pictures_that_look_alike_come_first_also_after_deletions(database: Database) -> None:

@@ -309,6 +309,12 @@ def test_error_leak_what_goes_wrong_within_is_not_told(open_server: Gated) -> No
     )
 
 
+def test_a_path_with_a_nul_leads_nowhere(open_server: Gated) -> None:
+    assert_refused(
+        open_server.raw("GET /v1/broken/a%00b HTTP/1.1\r\nhost: localhost\r\n\r\n"), 404, "not_found"
+    )
+
+
 def test_half_an_answer_ends_without_its_end(open_server: Gated) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.get(f"{open_server.url}/v1/half")

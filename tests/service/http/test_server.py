@@ -1,6 +1,7 @@
 """`danqing serve` for its operator: settings, start, limits below HTTP, stop."""
 
 import collections
+import contextlib
 import json
 import os
 import platform
@@ -42,6 +43,44 @@ app.post("/refused")(lambda: Response(status_code=401))
 app.get("/large")(lambda: Response(bytes(100_000_000)))
 
 server.serve(app, "127.0.0.1", 0, drain=5, on_ready=lambda url: print(url, flush=True))
+"""
+
+
+STUBBORN = """
+import asyncio, contextlib, sys, types
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from danqing.service.access.keys import Keys
+from danqing.service.http import server
+from danqing.service.http.gate import Gate
+from danqing.service.observability.metrics import Metrics
+from danqing.service.settings import Settings
+from danqing.service.storage.database import Database
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    yield
+    print("its parts stop", flush=True)
+    await asyncio.sleep(60)
+
+app = FastAPI(lifespan=lifespan)
+app.add_middleware(Gate, settings=Settings(models={"gan": "gan"}))
+keys = Keys(Database(f"sqlite:///{sys.argv[1]}/service.db"))
+app.state.service = types.SimpleNamespace(draining=asyncio.Event(), keys=keys, metrics=Metrics())
+
+@app.get("/request")
+async def slow():
+    print("it answers", flush=True)
+    await asyncio.sleep(60)
+
+@app.get("/answer")
+async def endless():
+    async def chunks():
+        yield b"begun"
+        await slow()
+    return StreamingResponse(chunks())
+
+server.serve(app, "127.0.0.1", 0, drain=60, on_ready=lambda url: print(url, flush=True))
 """
 
 
@@ -120,6 +159,32 @@ def test_it_stops_before_it_has_started(models: dict[str, str], tmp_path: Path) 
     assert (process.returncode, said) == (0, "")
     assert "Traceback" not in complaints
     assert psutil.wait_procs(workers, timeout=60)[1] == []
+
+
+@pytest.mark.parametrize("waits_for", ["a request", "an answer", "its parts"])
+def test_a_second_signal_stops_it_at_once_without_a_traceback(waits_for: str, tmp_path: Path) -> None:
+    with running("-c", STUBBORN, str(tmp_path)) as (process, line):
+        assert process.stdout is not None
+        url, received = httpx.URL(line.strip()), b""
+        with socket.create_connection((url.host, url.port or 0), timeout=20) as connection:
+            if waits_for != "its parts":
+                path = waits_for.split()[1]
+                connection.sendall(f"GET /{path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+                assert process.stdout.readline() == "it answers\n"
+            process.send_signal(signal.SIGTERM)
+            if waits_for == "its parts":
+                assert process.stdout.readline() == "its parts stop\n"
+            else:
+                time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            _, complaints = process.communicate(timeout=10)
+            with contextlib.suppress(ConnectionResetError):
+                received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert process.returncode == 0
+    assert "Traceback" not in complaints
+    if waits_for == "a request":
+        assert received.startswith(b"HTTP/1.1 503 ")
+        assert b'"The service is stopping: retry."' in received
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,15 @@ def test_a_zip_is_listed_under_limits() -> None:
         assert words in str(refused.value)
 
 
+def test_a_zip_with_a_huge_directory_is_rejected_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = zipped({f"{n}.png": b"" for n in range(100)})
+    with pytest.raises(ApiError, match="The zip has 100 entries"):
+        archives.contents(content, LIMITS)
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("it takes seconds, and a GB of memory"))
+    with pytest.raises(ApiError, match="The zip has 100 entries"):
+        archives.contents(content, LIMITS)
+
+
 def test_a_zip_with_a_file_without_a_name_is_rejected() -> None:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:

@@ -57,6 +57,14 @@ def test_the_bodies_of_jobs_that_are_painted_are_bounded(database: Database) -> 
     assert claim(900, first) == [second, third]
 
 
+@pytest.mark.parametrize("number", [-1, 1, 2**31, 2**63, 10**30])
+def test_a_job_has_no_picture_of_a_number_that_it_did_not_make(database: Database, number: int) -> None:
+    (job,) = put(database, new())
+    with pytest.raises(ApiError) as refused:
+        database.transact(queries.picture, "somebody", job, number)
+    assert refused.value.status == 404
+
+
 def status(database: Database, job_id: str) -> str:
     return database.transact(lambda session: session.get_one(Job, job_id).status)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from danqing.service.access import key_admin
 from danqing.service.access.key_admin import Grant
@@ -57,6 +57,28 @@ def test_a_key_opens_the_studio_until_its_owner_signs_out(
     page.wait_for_selector("#door:not([hidden])")
     assert page.context.cookies() == []
     assert [line for line in trouble if "401" not in line] == []
+
+
+def test_the_tab_that_was_chosen_last_is_shown_and_failures_are_told(
+    browser: Browser, service: tuple[Running, dict[str, str]]
+) -> None:
+    running, tokens = service
+    page, _ = visit(browser, f"{running.url}/#/account", ready="#door:not([hidden])", locale="en-US")
+    page.get_by_label("Key").fill(tokens["root"])
+    page.keyboard.press("Enter")
+    expect(page.locator("#admin-panel")).to_contain_text("anna")
+    held: list[Route] = []
+    page.route("**/v1/admin/audit", lambda route: held.append(route))
+    page.get_by_role("tab", name="Audit").click()
+    page.get_by_role("tab", name="Keys").click()
+    held[0].continue_()
+    page.wait_for_timeout(300)
+    page.locator("#language").click()  # draws what is known
+    expect(page.locator("#admin-panel")).to_contain_text("anna")
+    page.route("**/v1/admin/state", lambda route: route.fulfill(status=503, body="{}"))
+    page.locator("#admin-tab-service").click()
+    expect(page.locator("#account-error")).to_contain_text("503")
+    page.close()
 
 
 @pytest.mark.parametrize(("locale", "width", "scheme"), [("en-US", 1280, "light"), ("zh-CN", 360, "dark")])

@@ -195,6 +195,18 @@ def test_the_page_shows_what_the_chosen_model_can_do(
     page.close()
 
 
+def test_what_is_started_twice_is_sent_once(browser: Browser, service: Running, picture: Path) -> None:
+    page, trouble = opened(browser, service.url)
+    load(page, picture, "masked")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/v1/jobs") else None)
+    page.get_by_role("button", name="All", exact=True).click()
+    page.evaluate("for (const _ of [1, 2]) document.querySelector('.edit-form').requestSubmit()")
+    expect(page.locator("#said")).to_contain_text("ready", timeout=60_000)
+    assert (len(sent), trouble) == (1, [])
+    page.close()
+
+
 def test_an_original_file_comes_back_in_its_own_format(
     browser: Browser, service: Running, picture: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from danqing.service.access import key_admin
 from danqing.service.access.key_admin import Grant
@@ -103,6 +103,29 @@ def test_a_place_between_the_corners_is_the_mix_of_their_seeds(
     expect(status).to_contain_text("50%")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert violations(page) == []
+    assert trouble == []
+    page.close()
+
+
+def test_a_corner_shows_the_seed_that_was_drawn_last(browser: Browser, service: Running) -> None:
+    page, trouble = visit(browser, f"{service.url}/#/explore", ready="#page-explore .middle img[src]")
+    held: list[Route] = []
+    page.route("**/v1/images/generations", lambda route: held.append(route), times=1)
+    page.get_by_role("button", name="Four new seeds").click()
+    page.wait_for_timeout(100)
+    page.locator(".corner-0 button").click()  # while its picture is on its way
+    held[0].continue_()
+    expect(page.locator(".explore-side [role=status]")).to_contain_text("50%", timeout=60_000)
+    seed = page.evaluate("JSON.parse(localStorage.getItem('danqing-explore')).seeds[0]")
+    body = {"model": "gan", "prompt": "", "seed": seed}
+    answer = httpx.post(f"{service.url}/v1/images/generations", json=body, timeout=60).json()
+    shown = page.evaluate("""() => {
+        const image = document.querySelector('.corner-0 img'), canvas = document.createElement('canvas');
+        [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+        canvas.getContext('2d').drawImage(image, 0, 0);
+        return canvas.toDataURL('image/png').split(',')[1];
+    }""")
+    assert pixels(base64.b64decode(shown)) == pixels(base64.b64decode(answer["data"][0]["b64_json"]))
     assert trouble == []
     page.close()
 

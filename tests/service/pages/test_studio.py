@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from danqing.service.pages import studio_page
 from tests.service.pages.browsing import violations, visit
@@ -77,6 +77,24 @@ def test_all_modules_of_a_page_are_asked_for_before_one_of_them_runs(
     loaded = page.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
     modules = {one for one in loaded if one.endswith(".js")}
     assert modules == {*ahead, page.evaluate("document.querySelector('script[type=module]').src")}
+    page.close()
+
+
+def test_the_page_that_was_chosen_last_is_shown_whichever_is_loaded_last(
+    browser: Browser, service: Running
+) -> None:
+    page, _ = visit(browser, service.url)
+    held: list[Route] = []
+    page.route("**/edit.js", lambda route: held.append(route), times=1)
+    page.get_by_role("link", name="Edit").click()
+    page.wait_for_timeout(100)
+    page.get_by_role("link", name="Paint").click()
+    expect(page.locator("#page-paint")).to_be_visible()
+    held[0].continue_()
+    page.wait_for_selector("#page-edit h1", state="attached")
+    page.wait_for_timeout(100)
+    expect(page.locator("#page-paint")).to_be_visible()
+    expect(page.locator("#page-edit")).to_be_hidden()
     page.close()
 
 

@@ -290,6 +290,21 @@ def test_pictures_come_as_files_of_a_form_and_from_addresses(running: Running, a
     assert post(running, "classifications", input=address, top=3)["data"] == expected
 
 
+def test_jobs_that_wait_for_recognition_hold_back_no_others(running: Running) -> None:
+    looks = {"endpoint": "classifications", "body": {"model": "kinds", "input": data_url(picture(1))}}
+    paints = {"endpoint": "generations", "body": {"model": "gan", "prompt": ""}}
+    scheduler = running.service.scheduler
+    with running.standstill():
+        for job in (looks, looks, looks, paints):
+            assert httpx.post(f"{running.url}/v1/jobs", json=job).status_code == 202
+        deadline = time.monotonic() + 10
+        while scheduler.state().orders < 4:
+            assert time.monotonic() < deadline, "a job waits for others before it is queued"
+            time.sleep(0.02)
+    while scheduler.state().orders:
+        time.sleep(0.02)
+
+
 def test_jobs_recognize_as_requests_do(running: Running) -> None:
     inputs = [data_url(picture(n)) for n in range(3)]
     for endpoint, body in (

@@ -1,6 +1,7 @@
 """Transactions happen whole or not at all, and again when the database was away."""
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
@@ -148,6 +149,19 @@ def test_a_full_disk_is_told_at_once_and_reading_goes_on(tmp_path: Path) -> None
 
     asyncio.run(run())
     database.close()
+
+
+def test_a_file_that_is_no_database_is_named_in_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "service.db"
+    file.write_bytes(b"no database" * 1000)
+    with contextlib.closing(Database(f"sqlite:///{file}")) as database:
+        with pytest.raises(DatabaseError, match=r"is damaged \(file is not a database\): restore a backup"):
+            database.migrate()
+        with pytest.raises(DatabaseError, match="is damaged"):
+            database.transact(lambda session: session.execute(text("select 1")))
+        reader = Database(f"sqlite:///{file}", reading=True)
+    with contextlib.closing(reader), pytest.raises(DatabaseError, match="is damaged"):
+        reader.is_current()
 
 
 def test_a_database_that_comes_back_is_asked_again(postgresql: Server) -> None:

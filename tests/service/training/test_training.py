@@ -1,19 +1,26 @@
 """Data sets and runs of a service, with real processes that train tiny models."""
 
+import asyncio
 import fcntl
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from danqing.errors import ConfigError
+from danqing.service.errors import ApiError
 from danqing.service.settings import Limits, checked
-from danqing.service.storage.database import Database
-from danqing.service.training import process
+from danqing.service.storage.database import Database, DatabaseError
+from danqing.service.training import presets, process, store
+from danqing.service.training.manager import Training
 from danqing.service.training.progress import POINTS, _thinned, progress
+from danqing.service.training.set_check import SetCheck
 from danqing.service.training.set_folder import Change, NewImage, SetFolder
 from danqing.service.training.tables import RunState, TrainingRun
 from danqing.service.training.upload import About, read_upload
@@ -108,6 +115,114 @@ def test_presets_say_what_they_cost(client: Client) -> None:
     assert not {"demo", "upscale-64", "private-32"} & found.keys()
 
 
+def test_presets_are_offered_for_what_they_learn_whatever_their_family_is_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = {"family": "diffusion", "size": [32, 32], "minutes": 5.0}
+    read = {"new-32": plain, "new-boxes-32": {**plain, "task": "detect"}, "vqvae-16": plain}
+    monkeypatch.setattr(presets.presets, "names", lambda: list(read))
+    monkeypatch.setattr(presets.presets, "read", read.__getitem__)
+    assert list(presets.offered.__wrapped__()) == ["new-32"]
+
+
+def test_only_images_of_a_set_are_found_by_their_names(tmp_path: Path) -> None:
+    folder = SetFolder(tmp_path / "set")
+    folder.create()
+    folder.add([NewImage("cats/a.png", picture(0), ".png")])
+    assert folder.image("000001.png") == folder.images / "000001.png"
+    for name in ("000002.png", "metadata.jsonl", "../images/000001.png", "000001.png/", "cats/a.png", ""):
+        assert folder.image(name) is None, name
+
+
+def test_a_budget_in_images_ends_with_the_longest_in_minutes(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+    settings = checked({"models": {"gan": "gan"}, "data": tmp_path, "training": {"runs": 1, "minutes": 1.0}})
+    training = Training(settings, database, None)  # type: ignore[arg-type]
+    folder = training.run_folder("run_1")
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runs = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
+    database.migrate()
+    add_run(database, "", "run_1", "running", runs.pid, minutes=None, images=10**12, started=time.time() - 50)
+    asyncio.run(training._look())
+    assert database.transact(store.run_by_id, "run_1").state == "running"  # type: ignore[union-attr]
+    add_run(database, "", "run_1", "running", runs.pid, minutes=None, images=10**12, started=time.time() - 70)
+    asyncio.run(training._look())
+    assert runs.wait(10) == -signal.SIGINT
+    asyncio.run(training._look())
+    found = database.transact(store.run_by_id, "run_1")
+    assert found is not None
+    assert (found.state, found.reason[:23]) == ("stopped", "It has taken 1 minutes,")
+    database.close()
+
+
+def test_what_a_finished_run_has_prepared_is_deleted(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+    settings = checked({"models": {"gan": "gan"}, "data": tmp_path, "training": TRAINING})
+    training = Training(settings, database, None)  # type: ignore[arg-type]
+    folder = training.run_folder("run_1")
+    for name in ("run", "cache", "data"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run" / "run.json").write_text('{"status": "finished"}')
+    database.migrate()
+    add_run(database, "", "run_1", "running", 1)
+    asyncio.run(training._look())
+    assert database.transact(store.run_by_id, "run_1").state == "finished"  # type: ignore[union-attr]
+    assert {one.name for one in folder.iterdir()} == {"run", "data"}
+    database.close()
+
+
+def test_a_run_on_a_set_that_was_just_deleted_is_refused(tmp_path: Path) -> None:
+    async def submit() -> None:
+        database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+        settings = checked({"models": {"gan": "gan"}, "data": tmp_path, "training": TRAINING})
+        await database.start()
+        training = Training(settings, database, None)  # type: ignore[arg-type]
+        add_run(database, "", "run_1", "queued")
+        run = await database.run(store.run_by_id, "run_1")
+        assert run is not None
+        with pytest.raises(ApiError, match="no such data set"):
+            await training.submit(run, "set_gone")
+        assert not training.run_folder("run_1").exists()
+        await database.stop()
+
+    asyncio.run(submit())
+
+
+def test_a_check_that_cannot_be_started_fails_and_may_be_repeated(tmp_path: Path) -> None:
+    folder = SetFolder(tmp_path / "set")
+    folder.create()
+    check = SetCheck(folder)
+    with (folder.path / "lock").open("a") as lock:  # as of a check that has outlived its service
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        asyncio.run(check.run(asyncio.Semaphore(1)))
+    assert (check.state, check.is_done) == ("failed", True)
+    assert "log of the service" in check.reason
+
+
+def test_a_process_that_cannot_be_recorded_does_not_run_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise DatabaseError("The database cannot be written.")
+
+    async def start() -> int:
+        database = Database(f"sqlite:///{tmp_path / 'service.db'}")
+        settings = checked({"models": {"gan": "gan"}, "data": tmp_path, "training": TRAINING})
+        await database.start()
+        training = Training(settings, database, None)  # type: ignore[arg-type]
+        training.run_folder("run_1").mkdir(parents=True)
+        add_run(database, "", "run_1", "queued")
+        monkeypatch.setattr(store, "has_started", fail)
+        with pytest.raises(DatabaseError):
+            await training._start("run_1")
+        await database.stop()
+        return training._processes["run_1"].wait(30)
+
+    assert asyncio.run(start()) == -signal.SIGKILL
+
+
 @pytest.mark.slow
 def test_a_check_finds_copies_as_pictures_to_drop(client: Client) -> None:
     id = client.data_set(zipped({**{f"{n}.png": picture(n) for n in range(12)}, "copy.png": picture(3)}))
@@ -182,7 +297,9 @@ def test_a_service_finds_its_processes_again_and_its_models(models: dict[str, st
         client.until("/v1/runs/run_1", lambda one: one["state"] == "stopped")
 
 
-def add_run(database: Database, home: str, id: str, state: RunState, pid: int | None = None) -> None:
+def add_run(
+    database: Database, home: str, id: str, state: RunState, pid: int | None = None, **more: Any
+) -> None:
     told = {"name": "r", "set_name": "s", "preset": "vae-32", "minutes": 1.0, "seed": 0, "created": 0.0}
-    run = TrainingRun(id=id, home=home, owner="", state=state, reason="", model="", pid=pid, **told)
+    run = TrainingRun(id=id, home=home, owner="", state=state, reason="", model="", pid=pid, **told | more)
     database.transact(lambda session: session.merge(run) and None)

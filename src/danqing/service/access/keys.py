@@ -260,7 +260,7 @@ class Keys:
         """Return the pending entries and usage, if there are any.
 
         Usage is written with entries of the audit log: they show whether a batch was committed unnoticed.
-        Each counted request has an entry when it ends.
+        Requests that only read have no entries, and are written with the next one, whatever it is of.
         """
         entries = self.audit.take()
         if not entries:

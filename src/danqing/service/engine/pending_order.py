@@ -42,7 +42,7 @@ class PendingOrder:
         self.deaths = 0
         """How many workers died while they painted it."""
         self.steps_done = 0
-        """Seconds that its pictures took together."""
+        """Of all its pictures together."""
         self.ended = False
         self.on_begin: Callable[[], None] | None = None
         """Called once, when the first of its pictures are sent to the worker."""

@@ -339,12 +339,8 @@ class Scheduler:
             _log.error("the model %s failed: %s\n%s", batch.kind.model, message, header["trace"])
         rows = list(batch.within(header["start"], header["count"]))
         if what != "model" and len({pending.number for pending, *_ in rows}) > 1:
-            for (
-                pending,
-                row,
-                first,
-                last,
-            ) in rows:  # one of them is the cause, and the others must not fail with it
+            # One of them is the cause, and the others must not fail with it.
+            for pending, row, first, last in rows:
                 self._requeue(pending, batch.kind, row, row + last - first, alone=True)
             return
         does = "recognized" if rows[0][0].order.queries else "painted"

@@ -115,12 +115,9 @@ class Supervisor:
 
         describes: whether it also reads the model's folder now.
         """
-        place = self.place
-        own = (
-            [*dict.fromkeys((*place.models, name))],
-            [*dict.fromkeys((*place.describes, *[name][:describes]))],
-        )
-        self.place = replace(place, models=tuple(own[0]), describes=tuple(own[1]))
+        models = dict.fromkeys((*self.place.models, name))
+        described = dict.fromkeys((*self.place.describes, name)) if describes else self.place.describes
+        self.place = replace(self.place, models=tuple(models), describes=tuple(described))
         if self.worker is not None:
             self.worker.place = self.place
             added = {"kind": "add", "model": name, "source": source, "describe": describes}

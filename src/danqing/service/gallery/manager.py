@@ -1,13 +1,12 @@
 """The gallery of a service: keeps pictures, and deletes them with everything that is known of them."""
 
 import asyncio
-import contextlib
 import hashlib
 import io
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +41,17 @@ class Gallery:
     """The kept pictures of all owners.
 
     pool: its threads make small pictures.
+    drop_copies: deletes the pictures that jobs hold, each by its job's id and its number there.
     """
 
-    def __init__(self, settings: Settings, database: Database, pool: EncodePool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        pool: EncodePool,
+        drop_copies: Callable[[Session, Sequence[tuple[str, int]]], None],
+    ) -> None:
+        self._drop_copies = drop_copies
         self.limits, self._database, self._pool = settings.gallery, database, pool
         self._registers = settings.mark_settings.registers
         self.likeness = Likeness(database)
@@ -137,12 +144,16 @@ class Gallery:
     async def delete(self, owner: str, pictures: Sequence[Stored]) -> None:
         """Delete pictures of an owner.
 
-        First their entries in the registry, then all rows at once."""
+        First their entries in the registry, then all rows at once, with the copies that jobs hold."""
         marks = [one.mark for one in pictures if one.mark]
         if marks and self._registers:
             await asyncio.to_thread(registry.shared(trust_folder() / "registry.sqlite").remove, marks)
-        await self._database.run(store.remove, [one.number for one in pictures])
+        await self._database.run(self._remove, pictures)
         self.likeness.forget(owner)
+
+    def _remove(self, session: Session, pictures: Sequence[Stored]) -> None:
+        self._drop_copies(session, [(one.job, one.place) for one in pictures if one.job])
+        store.remove(session, [one.number for one in pictures])
 
     async def sweep(self) -> None:
         """Delete the pictures that are older than the settings allow."""
@@ -154,8 +165,12 @@ class Gallery:
 
     async def _sweep_always(self) -> None:
         while True:
-            with contextlib.suppress(DatabaseError):
+            try:
                 await self.sweep()
+            except DatabaseError:
+                pass  # it is away
+            except Exception:  # such as a registry that is locked; what has expired is deleted later
+                _log.exception("expired pictures could not be deleted")
             await asyncio.sleep(_SWEEP_SECONDS)
 
 

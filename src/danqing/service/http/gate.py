@@ -1,20 +1,23 @@
 """The gate that every request passes: identifies the caller, applies limits, records what was done."""
 
+import asyncio
 import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Annotated, Protocol
 
-from fastapi import Request, Security
+from fastapi import APIRouter, Request, Security
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from danqing.service.access.caller import LOCAL, Caller, Right, missing_key
+from danqing.service.access.caller import LOCAL, RIGHTS, Caller, Right, missing_key
 from danqing.service.access.held_bytes import HeldBytes
 from danqing.service.access.keys import Keys
 from danqing.service.access.sessions import session_token
-from danqing.service.errors import ApiError, internal, overloaded
+from danqing.service.errors import ApiError, internal, overloaded, stopping
 from danqing.service.fairness.fair_share import FairShare
 from danqing.service.http.exchange import PROBES, Exchange
 from danqing.service.http.origin import SAFE_METHODS, OriginCheck, check_cookie, is_local
@@ -66,6 +69,31 @@ async def any_key(
 ) -> Caller:
     """Return the caller, whatever its scopes; the dependency raises ApiError 401."""
     return _exchange(request.scope).require_caller()
+
+
+async def anyone() -> None:
+    """Declare a route public: the dependency asks for no key."""
+
+
+def check_access(router: APIRouter) -> None:
+    """Raise RuntimeError unless every route says who may call it.
+
+    Each depends on `needs(...)`, `any_key` or `anyone`: a route that says nothing would be public.
+    """
+    declared = {any_key, anyone, *map(needs, RIGHTS)}
+    for route in router.routes:
+        if not isinstance(route, APIRoute) or declared.isdisjoint(_calls(route.dependant)):
+            raise RuntimeError(
+                f"The route {getattr(route, 'path', route)} does not say who may call it: let it depend on "
+                "needs(...), any_key or anyone."
+            )
+
+
+def _calls(dependant: Dependant) -> Iterator[Callable[..., object] | None]:
+    """Yield the functions that a route depends on, and those that they depend on."""
+    for one in dependant.dependencies:
+        yield one.call
+        yield from _calls(one)
 
 
 def log_facts(request: Request, **facts: str | int | float | None) -> None:
@@ -138,11 +166,18 @@ class Gate:
         try:
             if exchange.path not in _ALWAYS_ANSWERED and self._answering > self._limits.requests:
                 raise overloaded(f"The service answers {self._limits.requests:,} requests already")
+            if "\0" in exchange.path:  # which PostgreSQL rejects
+                raise ApiError(404, "There is nothing at a path with a NUL character.", code="not_found")
             headers = _headers(exchange.scope)
             exchange.check_body(headers)
             await self._identify(keys, exchange, headers)
             with self._counted(exchange):
                 await self._app(exchange.scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:  # the service stops, and waits no longer
+            if exchange.status:
+                raise
+            exchange.rejection = stopping()
+            await exchange.reject()
         except Exception as error:
             if exchange.rejection is None:
                 if not isinstance(error, ApiError):

@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from danqing.errors import ConfigError
 from danqing.service.http.http1 import KEEP_ALIVE, protocol_for
+from danqing.service.http.slow_readers import HANG_UP
 from danqing.service.observability import logs
 
 _log = logging.getLogger("danqing.service")
@@ -38,9 +40,9 @@ def serve(
     listener = _bound(host, port)
     _allow_many_connections()
     tune_malloc()
-    starting = _Starting(app)
+    application = _Application(app)
     config = uvicorn.Config(
-        starting,
+        application,
         lifespan="on",
         http=protocol_for(app),
         ws="none",
@@ -56,12 +58,12 @@ def serve(
     try:
         server.run(sockets=[listener])
     except SystemExit:
-        if starting.error is None:
+        if application.error is None:
             raise
     finally:
         listener.close()
-    if starting.error is not None:
-        raise starting.error
+    if application.error is not None:
+        raise application.error
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -106,24 +108,38 @@ def tune_malloc() -> None:
         mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-class _Starting:
-    """The application; an error while it starts is kept for `serve` to raise, and not logged by uvicorn."""
+class _Application:
+    """The application; uvicorn logs neither why it cannot start nor tracebacks of what is cut short.
+
+    error: why it cannot start, for `serve` to raise.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.error: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            return await self.app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+            return
+        try:
+            await self.app(scope, receive, send)
+        except asyncio.CancelledError:  # after a part of the answer
+            scope[HANG_UP]()
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start the application, and stop it."""
 
         async def without_traceback(message: Message) -> None:
-            quiet = {"type": message["type"]} if message["type"].endswith("startup.failed") else message
-            await send(quiet)
+            task = asyncio.current_task()
+            is_cut_short = task is not None and task.cancelling() > 0
+            if is_cut_short or message["type"] == "lifespan.startup.failed":
+                message = {"type": message["type"]}
+            await send(message)
 
         try:
             await self.app(scope, receive, without_traceback)
-        except asyncio.CancelledError:  # stopped before it had started
+        except asyncio.CancelledError:  # cut short
             return
         except Exception as error:
             self.error = error
@@ -141,11 +157,8 @@ class _Server(uvicorn.Server):
         A signal stops the start, however long the models would take.
         """
         starting = asyncio.create_task(self._start(sockets))
-        while not starting.done():
-            await asyncio.wait({starting}, timeout=_TICK)
-            if self.should_exit and not starting.done():
-                starting.cancel()
-                return
+        if not await _ended(starting, lambda: self.should_exit):
+            return
         if not starting.result():
             raise SystemExit(_FAILED)
         gc.collect()
@@ -161,10 +174,13 @@ class _Server(uvicorn.Server):
         return True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain: let running requests finish, and end streams that never end by themselves."""
+        """Drain: let running requests finish, and end streams that never end by themselves.
+
+        A second signal ends the draining, and the wait for parts that stop.
+        """
         logs.event(_log, "draining", connections=len(self.server_state.connections))
         self._app.state.service.draining.set()
-        await super().shutdown(sockets)
+        await _ended(asyncio.create_task(super().shutdown(sockets)), lambda: self.force_exit)
         logs.event(_log, "stopped")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -174,3 +190,13 @@ class _Server(uvicorn.Server):
         """
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+async def _ended(task: asyncio.Task[Any], is_cut_short: Callable[[], bool]) -> bool:
+    """Wait until a task has ended; cancel it, and return False, once a signal cuts it short."""
+    while not task.done():
+        await asyncio.wait({task}, timeout=_TICK)
+        if is_cut_short() and not task.done():
+            task.cancel()
+            return False
+    return True

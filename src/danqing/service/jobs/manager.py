@@ -233,10 +233,6 @@ class JobManager:
         """Return a picture of a job of this owner; raises ApiError 404."""
         return await self._database.run(queries.picture, owner, job_id, number)
 
-    async def drop_pictures(self, pictures: Sequence[tuple[str, int]]) -> None:
-        """Delete pictures, each by its job's id and its number."""
-        await self._database.run(store.drop_pictures, pictures)
-
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a job, unless it has ended.
 

@@ -78,7 +78,8 @@ def last_events(session: Session, job_ids: Iterable[str]) -> dict[str, int]:
 def picture(session: Session, owner: str, job_id: str, number: int) -> JobPicture:
     """Return a picture of a job of this owner; raises ApiError 404."""
     find(session, owner, job_id)
-    if (found := session.get(JobPicture, (job_id, number))) is None:
+    found = session.get(JobPicture, (job_id, number)) if 0 <= number < 2**31 else None
+    if found is None:
         raise ApiError(404, f"The job {job_id} has no picture {number}.", code="not_found")
     return found
 

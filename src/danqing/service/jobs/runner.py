@@ -41,7 +41,8 @@ from danqing.service.observability import logs
 from danqing.service.pictures.encode_pool import EncodePool
 from danqing.service.pictures.encoding import MEDIA_TYPES
 from danqing.service.requests import answers, archives, json_bodies, recognition
-from danqing.service.requests.planner import PlannedRequest, Planner
+from danqing.service.requests.forms import Uploads
+from danqing.service.requests.planner import CheckedRequest, PlannedRequest, Planner
 from danqing.service.requests.recognition import PlannedRecognition
 from danqing.service.settings import Settings
 from danqing.service.storage.database import Database, DatabaseError
@@ -52,10 +53,8 @@ Ts = TypeVarTuple("Ts")
 PREVIEWS = "previews"
 """The field of a stored body that says how many previews are wanted; no request has it."""
 _RETRY_SECONDS = 1.0
-_SHORTEST_DELAY, _LONGEST_DELAY = (
-    1.0,
-    300.0,
-)  # seconds until a job that cannot be painted now is retried; doubled each time
+_SHORTEST_DELAY, _LONGEST_DELAY = 1.0, 300.0
+"""Seconds until a job that cannot be painted now is retried; doubled each time."""
 _PLANNED_AT_ONCE = 2  # bodies in memory at the same time; each may hold large pictures
 
 _log = logging.getLogger("danqing.jobs")
@@ -306,32 +305,10 @@ class JobRunner:
         """Return the answer of a job, and its pictures as media type and content."""
         claim = running.claim
         async with self._planning:
-            body, good = await self._run_until_stored(_claimed_body, claim, time.time())
-            if body is None:
-                raise OrderCancelledError("The job has ended.")
-            if not good:
-                message = "The key of this job was revoked or expired before the job was painted."
-                raise ApiError(401, message, code="revoked_api_key")
-            # The scopes of the key were checked when the job was accepted.
-            caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
-            held = HeldBytes.unlimited()  # `claim` limits the bytes of all bodies that are taken
-            asked = await json_bodies.read_json(body.encode(), self._settings.limits, held)
-            previews = asked.pop(PREVIEWS, 0)
-            match claim.endpoint:
-                case "generations" | "edits" | "variations":
-                    endpoint = claim.endpoint
-                case recognition_endpoint:
-                    planner = self._planner.recognition
-                    planned = await planner.check_and_plan(recognition_endpoint, asked, caller, held)
-                    del body, asked
-                    return await self._recognized(claim, planned)
-            checked = await self._planner.check(endpoint, asked, caller)
-            sent = await self._planner.read_pictures(checked, held)
-            del body, asked
-            is_archive = sent is not None and archives.is_archive(sent.images[0])
-            plan = None if is_archive else await self._planner.plan(checked, sent)
-        if plan is None:
-            assert sent is not None
+            plan = await self._planned(claim)
+        if isinstance(plan, PlannedRecognition):
+            return await self._recognized(claim, plan)
+        if isinstance(plan, tuple):
             work = ArchiveWork(
                 claim,
                 self._settings.limits,
@@ -340,9 +317,7 @@ class JobRunner:
                 on_progress=functools.partial(self.note_progress, claim.id),
                 transaction=self._run_until_stored,
             )
-            return await work.run(checked, sent)
-        if plan.offer.steps and plan.order.whole is None:
-            plan = dataclasses.replace(plan, order=dataclasses.replace(plan.order, previews=previews))
+            return await work.run(*plan)
         on_preview = functools.partial(self._show, running, plan)
         on_step = functools.partial(self.note_progress, claim.id)
         files = await self._files(claim, plan, on_step, on_preview)
@@ -351,6 +326,38 @@ class JobRunner:
         revised = answers.revision(plan)
         data = [{"url": f"/v1/jobs/{claim.id}/images/{i}", **revised} for i in range(len(files))]
         return answers.describe(plan, data), [(MEDIA_TYPES[plan.output.format], file) for file in files]
+
+    async def _planned(
+        self, claim: Claim
+    ) -> PlannedRequest | PlannedRecognition | tuple[CheckedRequest, Uploads]:
+        """Plan the request of a job; that of a zip, whose pictures are planned one by one, is checked."""
+        body, good = await self._run_until_stored(_claimed_body, claim, time.time())
+        if body is None:
+            raise OrderCancelledError("The job has ended.")
+        if not good:
+            message = "The key of this job was revoked or expired before the job was painted."
+            raise ApiError(401, message, code="revoked_api_key")
+        # The scopes of the key were checked when the job was accepted.
+        caller = Caller(claim.owner or None, claim.caller, frozenset(RIGHTS))
+        held = HeldBytes.unlimited()  # `claim` limits the bytes of all bodies that are taken
+        asked = await json_bodies.read_json(body.encode(), self._settings.limits, held)
+        del body
+        previews = asked.pop(PREVIEWS, 0)
+        match claim.endpoint:
+            case "generations" | "edits" | "variations":
+                endpoint = claim.endpoint
+            case recognition_endpoint:
+                planner = self._planner.recognition
+                return await planner.check_and_plan(recognition_endpoint, asked, caller, held)
+        checked = await self._planner.check(endpoint, asked, caller)
+        sent = await self._planner.read_pictures(checked, held)
+        del asked
+        if sent is not None and archives.is_archive(sent.images[0]):
+            return checked, sent
+        plan = await self._planner.plan(checked, sent)
+        if plan.offer.steps and plan.order.whole is None:
+            plan = dataclasses.replace(plan, order=dataclasses.replace(plan.order, previews=previews))
+        return plan
 
     async def _show(self, running: _RunningJob, plan: PlannedRequest, preview: Preview) -> None:
         """Encode unfinished pictures for those who watch the job, unless a filter blocks one of them."""

@@ -1,4 +1,4 @@
-"""Webhooks: messages about ended jobs, signed as Standard Webhooks specifies, retried until delivered."""
+"""Webhooks: messages about ended jobs, signed as Standard Webhooks specifies, and retried for three days."""
 
 import asyncio
 import base64
@@ -114,7 +114,8 @@ def deliver(
 class Webhooks:
     """Sends the messages of jobs.
 
-    No message is lost; one may arrive twice, with the same `webhook-id`, if the server ends while it sends.
+    A message is retried until it is delivered, its last attempt has failed, or its job is deleted. One may
+    arrive twice, with the same `webhook-id`, if the server ends while it sends.
 
     delays: seconds from one attempt to the next.
     """

@@ -9,9 +9,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-router = APIRouter(include_in_schema=False)
+from danqing.service.http.gate import anyone
+
+router = APIRouter(include_in_schema=False, dependencies=[Depends(anyone)])
 
 Schema = Mapping[str, Any]
 _ENDLESS = 2**53

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from danqing.page import part
 from danqing.service.access.caller import Caller
 from danqing.service.errors import ApiError
-from danqing.service.http.gate import needs
+from danqing.service.http.gate import anyone, needs
 from danqing.service.parts import service_of
 
 router = APIRouter(include_in_schema=False)
@@ -60,8 +60,8 @@ class _Studio:
     files: dict[str, _File]
 
 
-@router.get("/")
-@router.get("/judge")
+@router.get("/", dependencies=[Depends(anyone)])
+@router.get("/judge", dependencies=[Depends(anyone)])
 async def page(request: Request) -> Response:
     """Return the studio, or the page for people who only judge pictures.
 
@@ -74,7 +74,7 @@ async def page(request: Request) -> Response:
     return _sent(request, studio.pages[request.url.path], headers)
 
 
-@router.get("/studio/{version}/{name:path}")
+@router.get("/studio/{version}/{name:path}", dependencies=[Depends(anyone)])
 async def file(request: Request, version: str, name: str) -> Response:
     """Return a module or a style of the page.
 

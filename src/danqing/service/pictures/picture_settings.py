@@ -41,6 +41,7 @@ def settings_in(content: bytes) -> dict[str, Any] | None:
             continue
         try:
             settings = json.loads(text)
+            json.dumps(settings, allow_nan=False, ensure_ascii=False).encode()  # as an answer is written
         except (ValueError, RecursionError):
             continue
         if isinstance(settings, dict) and isinstance(settings.get("request"), dict):

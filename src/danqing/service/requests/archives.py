@@ -17,6 +17,10 @@ MEDIA_TYPE = "application/zip"
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The time of all entries, so that the same results make the same zip."""
+_RECORD = b"PK\1\2"
+"""How a record of an entry begins in the directory of a zip."""
+_MOST_RECORDS = 4
+"""Records for each entry that is allowed: folders have records too."""
 _MOST_NAME = 512
 _MOST_DEPTH = 32
 
@@ -44,6 +48,9 @@ def contents(content: bytes, limits: Limits, param: str = "image") -> Contents:
     Raises ApiError if it cannot be read, exceeds the limits or has no pictures, and for names that lead out
     of a folder.
     """
+    # Opening a zip reads its whole directory: a million records would take many seconds, and a GB of memory.
+    if (records := content.count(_RECORD)) > _MOST_RECORDS * limits.archive_entries:
+        raise _too_many(records, limits, param)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             # `is_dir` fails for an empty name.
@@ -51,8 +58,7 @@ def contents(content: bytes, limits: Limits, param: str = "image") -> Contents:
     except Exception as error:  # zipfile raises anything on a damaged directory
         raise _unreadable(str(error)[:200], param) from None
     if len(entries) > limits.archive_entries:
-        message = f"The zip has {len(entries):,} entries: the limit is {limits.archive_entries:,}."
-        raise ApiError(400, message, param=param, code="archive_too_large")
+        raise _too_many(len(entries), limits, param)
     names = [one.filename for one in entries]
     for name in names:
         _check_name(name, param)
@@ -184,6 +190,11 @@ def _reason(entry: zipfile.ZipInfo, limits: Limits) -> str | None:
     if entry.file_size > limits.file_bytes:
         return f"It has over {limits.file_bytes:,} bytes: shrink the picture first."
     return None
+
+
+def _too_many(entries: int, limits: Limits, param: str) -> ApiError:
+    message = f"The zip has {entries:,} entries: the limit is {limits.archive_entries:,}."
+    return ApiError(400, message, param=param, code="archive_too_large")
 
 
 def _unreadable(reason: str, param: str) -> ApiError:

@@ -15,7 +15,6 @@ from danqing.service.access.caller import Caller
 from danqing.service.errors import ApiError, invalid
 from danqing.service.gallery import queries, store
 from danqing.service.gallery.queries import Found, Search
-from danqing.service.gallery.store import Stored
 from danqing.service.gallery.tables import GalleryPicture
 from danqing.service.gallery.words import searched
 from danqing.service.http.gate import any_key
@@ -153,7 +152,7 @@ async def delete_some(request: Request, caller: _Owner) -> JSONResponse:
     asked = await read_body(request, Selection)
     service = service_of(request)
     found = await service.gallery.stored(caller.owner, asked.pictures)
-    await _delete(service, caller.owner, found)
+    await service.gallery.delete(caller.owner, found)
     return JSONResponse({"deleted": len(found)})
 
 
@@ -229,7 +228,7 @@ async def delete_one(request: Request, caller: _Owner, number: int) -> Response:
     """Delete a picture, as `POST /v1/gallery/delete` does."""
     service = service_of(request)
     await service.database.run(store.find, caller.owner, number)
-    await _delete(service, caller.owner, await service.gallery.stored(caller.owner, [number]))
+    await service.gallery.delete(caller.owner, await service.gallery.stored(caller.owner, [number]))
     return Response(status_code=204)
 
 
@@ -244,11 +243,6 @@ async def file(request: Request, caller: _Owner, number: int) -> Response:
     found, content = await service_of(request).database.run(queries.content, caller.owner, number)
     kind = found.media_type if _FORMATS.fullmatch(found.media_type) else "application/octet-stream"
     return Response(content, 200, {**PICTURE_HEADERS, "cache-control": "no-store"}, kind)
-
-
-async def _delete(service: Service, owner: str, found: Sequence[Stored]) -> None:
-    await service.jobs.drop_pictures([(one.job, one.place) for one in found if one.job])
-    await service.gallery.delete(owner, found)
 
 
 async def _kept(service: Service, owner: str, content: bytes) -> dict[str, Any] | None:

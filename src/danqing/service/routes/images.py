@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from danqing.service.access.caller import Caller
 from danqing.service.errors import ApiError
-from danqing.service.http.gate import held_bytes, needs
+from danqing.service.http.gate import anyone, held_bytes, needs
 from danqing.service.parts import service_of
 from danqing.service.pictures.encoding import MEDIA_TYPES, PICTURE_HEADERS
 from danqing.service.requests import schemas
@@ -103,6 +103,7 @@ async def vary(request: Request, caller: Annotated[Caller, Depends(needs("edit")
     summary="A picture by its address",
     response_class=Response,
     responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}, "4XX": _ANSWERS["4XX"]},
+    dependencies=[Depends(anyone)],
 )
 async def picture(request: Request, name: str) -> Response:
     """Return a picture that an answer pointed to, for an hour.

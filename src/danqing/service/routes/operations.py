@@ -7,20 +7,20 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from danqing.service.engine.pool import WorkerState
-from danqing.service.http.gate import needs
+from danqing.service.http.gate import anyone, needs
 from danqing.service.observability import metrics
 from danqing.service.parts import Service, service_of
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/healthz", summary="Whether the process answers")
+@router.get("/healthz", summary="Whether the process answers", dependencies=[Depends(anyone)])
 async def live() -> dict[str, str]:
     """Answer 200; if this fails, restart the process."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Whether requests can be served")
+@router.get("/readyz", summary="Whether requests can be served", dependencies=[Depends(anyone)])
 async def ready(request: Request) -> JSONResponse:
     """Answer 200 while pictures can be painted.
 

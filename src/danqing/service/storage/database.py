@@ -45,9 +45,9 @@ class Base(DeclarativeBase):
 
 
 class DatabaseError(DanqingError):
-    """The database cannot be written.
+    """The database cannot be used.
 
-    Its disk is full, or it is read-only.
+    Its disk is full, it is read-only, or it is damaged.
     """
 
 
@@ -96,8 +96,9 @@ class Database:
             try:
                 return self._migrate()
             except DBAPIError as error:
-                trouble = _trouble(error)
-                reason = str(error.orig).strip().partition("\n")[0]
+                trouble, reason = _trouble(error), _first_line(error)
+                if trouble == "damaged":
+                    raise _damaged(error) from error
                 if trouble == "refuses":
                     raise DatabaseError(f"The database cannot be written: {reason}.") from error
                 if trouble is None:
@@ -133,6 +134,8 @@ class Database:
                 return function(session, *arguments)
         except DBAPIError as error:
             trouble = _trouble(error)
+            if trouble == "damaged":
+                raise _damaged(error) from error
             if trouble == "refuses":
                 raise DatabaseError("The database cannot be written; its disk may be full.") from error
             if trouble is None:
@@ -254,6 +257,8 @@ def _sqlite_to_read(url: URL) -> Engine:
         # file alone is complete.
         if not wal.exists() or not wal.stat().st_size:
             address += "&immutable=1"
+    except sqlite3.DatabaseError:
+        pass  # whoever reads it is told what is wrong
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
@@ -274,7 +279,8 @@ def _postgresql(url: URL) -> Engine:
         raise ConfigError("PostgreSQL needs a driver: run pip install 'danqing[postgresql]'.") from error
 
 
-_SQLITE_TROUBLE: dict[int, Literal["away", "again", "refuses"]] = {
+_Trouble = Literal["away", "again", "refuses", "damaged"]
+_SQLITE_TROUBLE: dict[int, _Trouble] = {
     sqlite3.SQLITE_BUSY: "again",
     sqlite3.SQLITE_LOCKED: "again",
     sqlite3.SQLITE_IOERR: "again",
@@ -282,12 +288,24 @@ _SQLITE_TROUBLE: dict[int, Literal["away", "again", "refuses"]] = {
     sqlite3.SQLITE_PROTOCOL: "again",
     sqlite3.SQLITE_FULL: "refuses",
     sqlite3.SQLITE_READONLY: "refuses",
+    sqlite3.SQLITE_CORRUPT: "damaged",
+    sqlite3.SQLITE_NOTADB: "damaged",
 }
 
 
-def _trouble(error: DBAPIError) -> Literal["away", "again", "refuses"] | None:
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]
+
+
+def _damaged(error: DBAPIError) -> DatabaseError:
+    return DatabaseError(
+        f"The database is damaged ({_first_line(error)}): restore a backup, or choose another database."
+    )
+
+
+def _trouble(error: DBAPIError) -> _Trouble | None:
     """Classify an error that is not a bug: the database is away, the transaction must be repeated, or the
-    database cannot be written.
+    database cannot be written or is damaged.
     """
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:

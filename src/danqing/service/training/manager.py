@@ -52,7 +52,6 @@ class Training:
         self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
-        self._closing = False
 
     @property
     def is_on(self) -> bool:
@@ -82,7 +81,6 @@ class Training:
         """
         if not self.home:
             return
-        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -146,6 +144,7 @@ class Training:
         source = self.set_folder(set_id)
         try:
             async with self.lock_of(set_id):
+                await self._database.run(store.find_set, self.whose(run.owner), set_id)  # it may be gone now
                 await asyncio.to_thread(source.copy_to, folder / "data")
             await self._database.run(store.add_run, run, self.limits)
         except BaseException:
@@ -218,7 +217,7 @@ class Training:
             await self._scheduler.add_model(model, str(self.run_folder(id) / "run"))
         except ModelUnavailableError as error:
             await self._database.run(store.name_model, self.whose(owner), id, "")
-            logs.event(_log, "a trained model cannot be served", logging.WARNING, reason=str(error))
+            _log_unavailable(error)
             message = "The model cannot be served: the log of the service says why."
             raise ApiError(409, message, code="model_unavailable") from None
         return model
@@ -232,8 +231,10 @@ class Training:
 
     async def _serve_again(self) -> None:
         for run in await self._database.run(store.served_runs, self.home):
-            with contextlib.suppress(ModelUnavailableError):
+            try:
                 await self._scheduler.add_model(run.model, str(self.run_folder(run.id) / "run"))
+            except ModelUnavailableError as error:
+                _log_unavailable(error)
 
     async def _look_always(self) -> None:
         while True:
@@ -256,6 +257,9 @@ class Training:
                 continue
             if self._runs(run.id):
                 free -= 1
+                if run.state == "running" and self._is_overdue(run):
+                    with contextlib.suppress(ApiError):  # it was deleted at this moment
+                        await self.stop_run(run.owner, run.id)
             elif (
                 run.id in self._processes
                 or run.state == "stopping"
@@ -276,20 +280,34 @@ class Training:
         folder = self.run_folder(run.id)
         environment = {"DANQING_CACHE": str(folder / "cache")}
         try:
-            started = await asyncio.to_thread(process.start, _command(run, folder), folder, environment)
+            started = process.start(_command(run, folder), folder, environment)
         except OSError as error:  # no memory or file is free at the moment
             logs.event(_log, "a run cannot be started", logging.WARNING, reason=str(error))
             return
         self._processes[run.id] = started
-        await self._database.run(store.has_started, run.id, started.pid, time.time())
+        try:
+            await self._database.run(store.has_started, run.id, started.pid, time.time())
+        except BaseException:  # nothing would know of it, and nobody could stop it
+            process.kill(folder, started.pid)
+            raise
         logs.event(_log, "a run has started", run=run.id, pid=started.pid)
 
     async def _settle(self, run: TrainingRun) -> None:
         """Record how a process has ended."""
         ended = self._processes.pop(run.id, None)
         state, reason = self._outcome(run.id, None if ended is None else ended.poll())
+        if state == "stopped" and self._is_overdue(run):
+            reason = f"It has taken {self.limits.minutes:g} minutes, the most that a run may take here."
+        if state == "finished":  # nothing reads the images that it has prepared again
+            cache = self.run_folder(run.id) / "cache"
+            await asyncio.to_thread(shutil.rmtree, cache, ignore_errors=True)
         await self._database.run(store.has_ended, run.id, state, reason, time.time())
         logs.event(_log, "a run has ended", run=run.id, state=state)
+
+    def _is_overdue(self, run: TrainingRun) -> bool:
+        """Return whether a run whose budget is in images takes longer than the settings allow."""
+        started = time.time() if run.started is None else run.started
+        return run.minutes is None and time.time() - started > 60 * self.limits.minutes
 
     def _outcome(self, id: str, code: int | None) -> tuple[RunState, str]:
         """Return the state of a run without a process, and why it failed.
@@ -329,6 +347,10 @@ def model_name(name: str, owner: str) -> str:
     `run:photos`, followed by the key of its owner if there is one.
     """
     return f"{TRAINED}{name}@{owner}" if owner else f"{TRAINED}{name}"
+
+
+def _log_unavailable(error: ModelUnavailableError) -> None:
+    logs.event(_log, "a trained model cannot be served", logging.WARNING, reason=str(error))
 
 
 def _command(run: TrainingRun, folder: Path) -> list[str]:

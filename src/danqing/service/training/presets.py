@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 from danqing import presets
 from danqing.threads import cores
 
-_FAMILIES = frozenset({"gan", "vae", "flow", "transformer", "classifier"})
+_TASKS = frozenset({"generate", "classify"})
+"""Others need pairs of images, boxes, masks or the image of a style, or make vectors."""
+_FIRST_STAGES = ("vqvae-", "vae-latents-")
+"""How the names of presets begin that encode images for another model."""
 _OTHERS = frozenset({"demo", "faces-32"})
 """Those that are for data of their own."""
 
@@ -46,13 +49,11 @@ def offered() -> dict[str, Preset]:
 def _suits(name: str) -> bool:
     """Return whether a preset reads images, labels and captions alone, and generates or classifies."""
     values = presets.read(name)
-    return (
-        values["family"] in _FAMILIES
-        and "size" in values
-        and "private" not in values
-        and not values.get("model", {}).get("pairs")
-        and "latents" not in name.split("-")
-    )
+    return _task(values) in _TASKS and "private" not in values and not name.startswith(_FIRST_STAGES)
+
+
+def _task(values: dict[str, Any]) -> str:
+    return str(values.get("task", "generate"))
 
 
 def _described(name: str) -> Preset:
@@ -61,11 +62,7 @@ def _described(name: str) -> Preset:
     training = {**values, **values.get("training", {})}
     minutes, images = training.get("minutes"), training.get("images")
     needs = (
-        "labels"
-        if values["family"] == "classifier"
-        else "captions"
-        if model.get("condition") == "text"
-        else ""
+        "labels" if _task(values) == "classify" else "captions" if model.get("condition") == "text" else ""
     )
     width, height = values["size"]
     cost = None if minutes is None else round(minutes * cores() / 60, 2)

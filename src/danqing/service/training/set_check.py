@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any, Literal
 from danqing import atomic
 from danqing.service.training import process
 from danqing.service.training.set_folder import SetFolder
+
+_log = logging.getLogger("danqing.training")
 
 SIZE = "64"
 """The width and height at which images are compared."""
@@ -44,14 +47,17 @@ class SetCheck:
             self.state = "running"
             try:
                 found = await self._found()
+                if found is not None and not self._killed:
+                    await asyncio.to_thread(atomic.write_json, self._folder.findings_file, found)
+                    self.state = "done"
+                    return
             except asyncio.CancelledError:
                 self.kill()
                 raise
-            if found is not None and not self._killed:
-                await asyncio.to_thread(atomic.write_json, self._folder.findings_file, found)
-                self.state = "done"
-            else:
-                self.state = "failed"
+            except Exception:  # such as a machine without room; whoever asks must not wait for ever
+                _log.exception("a data set could not be checked")
+                self.reason = "The check could not be run: the log of the service says why."
+            self.state = "failed"
 
     def kill(self) -> None:
         """End the check at once."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,9 @@ from danqing.data.clean_list import CleanRow, write_clean_list
 from danqing.text_encoding import lines_of
 
 Choice = Literal["keep", "drop"]
+
+_NAME = re.compile(r"[0-9]{6,}\.(?:png|jpg|webp)", re.ASCII)
+"""The names of files that `SetFolder.add` writes."""
 
 
 class NewImage(NamedTuple):
@@ -150,8 +154,8 @@ class SetFolder:
 
         None for a name that the set does not have.
         """
-        known = any(row["file_name"] == name for row in self._rows())
-        return self.images / name if known else None
+        path = self.images / name
+        return path if _NAME.fullmatch(name) and path.is_file() else None
 
     def copy_to(self, folder: Path) -> Path | None:
         """Copy images and table into a folder, for a run.

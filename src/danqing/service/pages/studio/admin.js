@@ -1,6 +1,6 @@
 /* What administrators see: keys, the service, models, the audit log and what filters blocked. */
 import { get } from "./api.js";
-import { $, el } from "./dom.js";
+import { $, el, show } from "./dom.js";
 import { bytes, locale, number, t } from "./words.js";
 
 const TABS = ["keys", "service", "models", "audit", "moderation"];
@@ -31,12 +31,27 @@ export function mount(container, context) {
     $(`admin-tab-${tab}`).focus();
   }
 
+  /* What the service says at a path, unless another tab was chosen meanwhile or it does not answer. */
+  async function read(path) {
+    const asked = tab;
+    show($("account-error"), "");
+    try {
+      const told = await get(`/v1/admin/${path}`);
+      return asked === tab ? told : null;
+    } catch (error) {
+      show($("account-error"), error.message);
+      return null;
+    }
+  }
+
   async function choose(name) {
     tab = name;
     const path = { keys: "keys", service: "state", models: "state", audit: "audit", moderation: "audit?event=blocked" }[name];
     drawTabs();
-    known = { name, told: await get(`/v1/admin/${path}`) };
-    if (known.name === tab) draw();
+    const told = await read(path);
+    if (!told) return;
+    known = { name, told };
+    draw();
   }
 
   function drawTabs() {
@@ -54,7 +69,8 @@ export function mount(container, context) {
   }
 
   async function more(told) {
-    const after = await get(`/v1/admin/audit?before=${told.data.at(-1).number}${tab === "moderation" ? "&event=blocked" : ""}`);
+    const after = await read(`audit?before=${told.data.at(-1).number}${tab === "moderation" ? "&event=blocked" : ""}`);
+    if (!after) return;
     known.told = { ...after, data: [...told.data, ...after.data] };
     draw();
   }

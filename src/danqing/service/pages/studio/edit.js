@@ -26,7 +26,7 @@ const drawnSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 export function mount(container, context) {
   const settings = structuredClone(NORMAL);
-  let draft = null, mask = null, size = null, colours = null, url = "", cell = 1, job = null, saving = 0, failure = "";
+  let draft = null, mask = null, size = null, colours = null, url = "", cell = 1, saving = 0, failure = "";
 
   /* the parts of the page */
 
@@ -197,23 +197,32 @@ export function mount(container, context) {
   /* the work */
 
   async function start() {
-    if (draft.facts.job) return;
+    if (draft.facts.job || form.isBusy) return;
+    const one = draft;
     form.complain("");
     if (settings.task === "fill" && !mask.count) return form.complain(t("edit.noMask"), "task");
     if (settings.task === "expand" && !settings.expand.some(Boolean)) return form.complain(t("edit.noSides"), "expand");
     const asked = { ...settings, seed: settings.seed ?? drawnSeed() }, model = editors().find((one) => one.id === settings.model);
-    const masked = fills(settings.task) && mask.count > 0 ? await sheet() : null;
     const facts = { key: newKey(), id: null, request: requestOf(asked, model), task: settings.task, borders: settings.task === "expand" ? settings.expand : [0, 0, 0, 0], began: Date.now() };
-    await draft.keep(masked ? { mask: masked } : {}, { job: facts });
-    await work(draft);
+    form.busy(true); // before anything is waited for: a second click must not send it again
+    try {
+      const masked = fills(settings.task) && mask.count > 0 ? await sheet() : null;
+      await one.keep(masked ? { mask: masked } : {}, { job: facts });
+    } catch (error) {
+      if (draft !== one) return;
+      form.busy(false);
+      return form.complain(t("edit.unsaved", { reason: error.message }));
+    }
+    await work(one);
   }
 
   /* Send the job of a draft, unless it was sent, and follow it to its end. The draft may be left and opened again meanwhile. */
   async function work(one) {
-    const { facts } = one, isShown = () => draft === one;
-    job = facts.job;
-    form.busy(true);
-    form.progress(0, 0);
+    const { job } = one.facts, isShown = () => draft === one;
+    if (isShown()) {
+      form.busy(true);
+      form.progress(0, 0);
+    }
     let began = 0;
     try {
       if (!job.id) {

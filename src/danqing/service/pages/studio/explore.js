@@ -84,19 +84,24 @@ export function mount(container, context) {
     image.classList.toggle("crisp", Math.max(...model().size.split("x").map(Number)) <= CRISP);
   }
 
-  /* Show the picture of the present place, and then that of the place that it was moved to meanwhile. */
+  /* Show the picture of a corner, unless it is shown already. */
+  async function drawCorner(i) {
+    const corner = corners[i], parts = CORNERS.map((_, k) => Number(k === i)), key = keyOf(parts, []), alt = t("explore.corner", { i: i + 1, seed: state.seeds[i] });
+    if (corner.key !== key) put(corner.image, await picture(parts, undefined, []), alt);
+    Object.assign(corner, { key });
+    corner.image.alt = alt;
+  }
+
+  /* Show the corners and the picture of the present place, and then those of what was chosen meanwhile. */
   async function follow() {
     if (wanted) return void (wanted = "again");
     wanted = "now";
     status.textContent = t("explore.working");
     show(trouble, "");
     try {
-      for (const i of CORNERS.keys()) {
-        const parts = CORNERS.map((_, k) => Number(k === i));
-        put(corners[i].image, await picture(parts, undefined, []), t("explore.corner", { i: i + 1, seed: state.seeds[i] }));
-      }
       do {
         wanted = "now";
+        for (const i of CORNERS.keys()) await drawCorner(i);
         const parts = weights(), blob = await picture(parts);
         put(place, blob, t("explore.between", percents()));
         save.href = place.src;

@@ -70,8 +70,10 @@ async function knock() {
 
 const asked = () => /^#\/([a-z]+)/.exec(location.hash)?.[1];
 
+const wanted = () => shown().find((one) => one.name === asked()) ?? shown()[0];
+
 async function route() {
-  const page = shown().find((one) => one.name === asked()) ?? shown()[0];
+  const page = wanted();
   if (!mounted.has(page.name)) {
     const container = el("div", { id: `page-${page.name}`, hidden: true });
     $("room").append(container);
@@ -87,10 +89,11 @@ async function route() {
     handle = await mounted.get(page.name);
   } catch (error) {
     mounted.delete(page.name);
-    $(`page-${page.name}`).remove();
+    $(`page-${page.name}`)?.remove();
     console.error(error);
     return show($("trouble"), t("updated"));
   }
+  if (page !== wanted()) return; // another page was chosen while this one was loading
   const given = parameters;
   parameters = {};
   if (opened !== handle) {

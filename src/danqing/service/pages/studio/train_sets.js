@@ -114,7 +114,8 @@ export function dataSets(context, onChange) {
   }
 
   async function readImages(offset) {
-    const answer = await get(`/v1/datasets/${id}/images?only=${only}&limit=${PAGE}&offset=${offset}`);
+    const asked = [id, only], answer = await get(`/v1/datasets/${id}/images?only=${only}&limit=${PAGE}&offset=${offset}`);
+    if (asked[0] !== id || asked[1] !== only) return; // something else was chosen meanwhile
     images = offset ? [...images, ...answer.data] : answer.data;
     total = answer.total;
     drawImages();

@@ -1,10 +1,10 @@
 export default {
   en: {
     account_title: "Account", account_local: "This service has no keys: everybody on this machine may use it, and nobody else can reach it.",
-    account_who: "Signed in as {name}", account_scopes: "May", account_models: "Models", account_all: "all", account_rate: "Requests per minute", account_none: "no limit", account_out: "Sign out",
+    account_who: "Signed in as {name}", account_scopes: "Permissions", account_models: "Models", account_all: "all", account_rate: "Requests per minute", account_none: "no limit", account_out: "Sign out",
     account_quota: "Pictures today", account_of: "{used} of {quota}", account_used: "Used in the last 30 days", account_nothing: "Nothing yet.", account_day: "Day", account_images: "Pictures", account_requests: "Requests",
     admin_title: "Administration", admin_keys: "Keys", admin_service: "Service", admin_models: "Models", admin_audit: "Audit", admin_moderation: "Moderation", admin_refresh: "Refresh",
-    admin_name: "Name", admin_state: "State", admin_scopes: "May", admin_limits: "Limits", admin_today: "Today", admin_total: "Pictures", admin_expires: "Expires", admin_never: "never",
+    admin_name: "Name", admin_state: "State", admin_scopes: "Permissions", admin_limits: "Limits", admin_today: "Today", admin_total: "Pictures", admin_expires: "Expires", admin_never: "never",
     admin_nokeys: "There are no keys. The command danqing keys create NAME makes one.", admin_perMinute: "{n} requests a minute", admin_perDay: "{n} pictures a day",
     admin_waiting: "Pictures that wait", admin_computing: "Pictures being made", admin_jobs: "Jobs", admin_worker: "Worker", admin_device: "Device", admin_restarts: "Restarts", admin_memory: "Memory", admin_loaded: "Models in memory",
     admin_free: "Free on the disk", admin_database: "Database", admin_hosted: "Pictures with an address", admin_gallery: "Gallery", admin_version: "Version", admin_model: "Model", admin_up: "works", admin_fault: "unusable",

@@ -17,7 +17,7 @@ export default {
     judge_yours: "You have answered {answered} of {wanted}.", judge_start: "Judge", judge_noVotes: "Nobody has voted yet.",
     judge_contestant: "Contestant", judge_rating: "Rating", judge_interval: "95% interval", judge_place: "Place", judge_real: "Preferred to real",
     judge_voters: "{votes} votes of {raters} raters", judge_alpha: "agreement {alpha}", judge_leftOut: "votes not used: {keys}",
-    judge_footer: "Your answers are counted once each. No personal data is stored.",
+    judge_footer: "Each of your answers is counted once. No personal data is stored.",
   },
   zh: {
     judge_skip: "跳到图片", judge_page: "评图 · Danqing",
