@@ -176,6 +176,22 @@ def test_the_kinds_of_parameters_of_the_first_four_families_stay(preset: str) ->
         assert kind == ("matrix" if is_matrix else "weight" if decays else "other"), name
 
 
+def test_muon_trains_the_layers_that_read_a_text_for_flow() -> None:
+    """AdamW's steps at the learning rate of Muon are so long there that a model learns no words."""
+    values = presets.read("flow-text-64")
+    config = families.parse_config({"family": "flow", **values["model"]})
+    assert isinstance(config, ReadsText)
+    config = config.model_copy(update={"text_facts": TextFacts(vocabulary=258)})
+    with torch.device("meta"):
+        learner = families.build_learner(config)
+    kinds = {
+        learner.parameter_kind(name, parameter)
+        for name, parameter in learner.named_parameters()
+        if ".layers." in name and parameter.dim() == 2
+    }
+    assert kinds == {"matrix"}
+
+
 def test_muon_is_refused_where_nothing_is_for_it() -> None:
     config = OptimizerConfig.model_validate({"name": "muon"})
     family = families.build(families.parse_config({"family": "vqvae", **SIDES, **FAMILIES["vqvae"]}))

@@ -246,13 +246,15 @@ class FlowModel(LatentStage, HasGuide, Grows):
             self.register_buffer("level", torch.tensor(config.grow_levels[0]))
 
     def parameter_kind(self, name: str, parameter: nn.Parameter) -> ParameterKind:
-        """Let Muon train kernels too.
+        """Let Muon train kernels, and the layers that read a text, too.
 
-        Those that read and write images are left to AdamW.
+        Kernels that read and write images are left to AdamW. At a learning rate that suits Muon, its steps
+        are too long for the layers that read a text: such a model learned hardly any words.
         """
         part = name.partition(".net.")[2].removeprefix("small.")
         is_edge = part.startswith(("first.", "last."))
-        if "weight" in name and parameter.dim() == 4 and not is_edge:
+        is_kernel = parameter.dim() == 4 and not is_edge
+        if "weight" in name and (is_kernel or (parameter.dim() == 2 and ".text.layers." in name)):
             return "matrix"
         return super().parameter_kind(name, parameter)
 
