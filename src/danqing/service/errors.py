@@ -78,7 +78,7 @@ def overloaded(reason: str) -> ApiError:
 
 
 def stopping() -> ApiError:
-    """Return the error 503 for a request that is cut off when the service stops."""
+    """Return the error 503 for a request that stopping cuts off."""
     return ApiError(503, "The service is stopping: retry.", code="cancelled", headers={"retry-after": "1"})
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import functools
 import shutil
 import signal
 import subprocess
@@ -142,7 +143,9 @@ def test_a_budget_in_images_ends_with_the_longest_in_minutes(tmp_path: Path) -> 
     folder.mkdir(parents=True)
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        runs = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
+        # A shell's background job, such as these tests may be, ignores SIGINT, and so would its children.
+        heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        runs = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()], preexec_fn=heeds)
     database.migrate()
     add_run(database, "", "run_1", "running", runs.pid, minutes=None, images=10**12, started=time.time() - 50)
     asyncio.run(training._look())

@@ -72,7 +72,7 @@ async def any_key(
 
 
 async def anyone() -> None:
-    """Declare a route public: the dependency asks for no key."""
+    """Accept every caller: a route that depends on it is public."""
 
 
 def check_access(router: APIRouter) -> None:
