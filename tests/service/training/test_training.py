@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import danqing.presets
 from danqing.errors import ConfigError
 from danqing.service.errors import ApiError
 from danqing.service.settings import Limits, checked
@@ -121,8 +122,8 @@ def test_presets_are_offered_for_what_they_learn_whatever_their_family_is_called
 ) -> None:
     plain = {"family": "diffusion", "size": [32, 32], "minutes": 5.0}
     read = {"new-32": plain, "new-boxes-32": {**plain, "task": "detect"}, "vqvae-16": plain}
-    monkeypatch.setattr(presets.presets, "names", lambda: list(read))
-    monkeypatch.setattr(presets.presets, "read", read.__getitem__)
+    monkeypatch.setattr(danqing.presets, "names", lambda: list(read))
+    monkeypatch.setattr(danqing.presets, "read", read.__getitem__)
     assert list(presets.offered.__wrapped__()) == ["new-32"]
 
 
