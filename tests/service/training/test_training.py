@@ -2,7 +2,6 @@
 
 import asyncio
 import fcntl
-import functools
 import shutil
 import signal
 import subprocess
@@ -144,16 +143,14 @@ def test_a_budget_in_images_ends_with_the_longest_in_minutes(tmp_path: Path) -> 
     folder.mkdir(parents=True)
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # A shell's background job, such as these tests may be, ignores SIGINT, and so would its children.
-        heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        runs = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()], preexec_fn=heeds)
+        runs = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
     database.migrate()
     add_run(database, "", "run_1", "running", runs.pid, minutes=None, images=10**12, started=time.time() - 50)
     asyncio.run(training._look())
     assert database.transact(store.run_by_id, "run_1").state == "running"  # type: ignore[union-attr]
     add_run(database, "", "run_1", "running", runs.pid, minutes=None, images=10**12, started=time.time() - 70)
     asyncio.run(training._look())
-    assert runs.wait(10) == -signal.SIGINT
+    assert runs.wait(10) == -signal.SIGTERM
     asyncio.run(training._look())
     found = database.transact(store.run_by_id, "run_1")
     assert found is not None

@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import logging
 import shutil
+import signal
 import subprocess
 import time
 import uuid
@@ -319,7 +320,8 @@ class Training:
         status = facts.get("status")
         if status == "finished" and code in (0, None):
             return "finished", ""
-        if code in (130, -2) or (code is None and status in ("interrupted", None)):
+        has_stopped = code in (130, -signal.SIGINT, -signal.SIGTERM)
+        if has_stopped or (code is None and status in ("interrupted", None)):
             return "stopped", ""
         told = facts.get("reason") if status == "failed" else None
         told = told or ("The process was killed." if code == -9 else process.last_words(folder))

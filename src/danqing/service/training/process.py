@@ -58,10 +58,14 @@ def is_alive(folder: Path) -> bool:
 
 
 def interrupt(folder: Path, pid: int) -> None:
-    """Let a process end after its current step, as Ctrl-C does."""
+    """Let a process end after its current step, as Ctrl-C does.
+
+    SIGINT would be lost before the first step if a script started the service by a shell's `&`, which lets it
+    and its children ignore that signal.
+    """
     if is_alive(folder):  # otherwise the number may belong to another process by now
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
 
 
 def kill(folder: Path, pid: int) -> None:
