@@ -10,9 +10,9 @@ it, against the data's test split or what the run held out. The speed of samplin
 all models in turns, 64 images at once with the preset's own options.
 
 Prints one JSON object, and a Markdown table of it on stderr. --picture draws real images and those of each
-family, for the same labels and with nothing chosen. --add appends the runs to `training/measured_runs.toml`,
-and `danqing train` then names them before similar ones.
-What was measured is kept in FOLDER: the same command continues after an interruption.
+family, whose seeds and labels are the same; nothing is chosen. --add appends the runs to
+`training/measured_runs.toml`, and `danqing train` then names them before similar ones. What was measured is
+kept in FOLDER: the same command continues after an interruption.
 """
 
 import argparse
@@ -58,8 +58,11 @@ ROWS = {
 
 def trained(preset: str, arguments: argparse.Namespace) -> Run:
     budget = scoring.budgets(arguments.minutes, arguments.images)(preset)
-    pairs = [one.rpartition(":")[::2] for one in arguments.set]
-    settings = dict(pair.split("=", 1) for name, pair in pairs if name in ("", preset))
+    settings = {}
+    for key, _, value in (one.partition("=") for one in arguments.set):
+        name, _, key = key.rpartition(":")
+        if name in ("", preset):
+            settings[key] = value
     return scoring.train(
         arguments.data,
         preset=preset,
@@ -154,9 +157,10 @@ def entry(
 
 
 def add(values: dict[str, Any]) -> None:
-    """Append an entry to the table."""
-    text = tomli_w.dumps({"runs": [values]})
-    atomic.write_text(TABLE, f"{TABLE.read_text(encoding='utf-8')}\n{text}")
+    """Append an entry to the table unless it is there."""
+    text, known = tomli_w.dumps({"runs": [values]}), TABLE.read_text(encoding="utf-8")
+    if text not in known:
+        atomic.write_text(TABLE, f"{known}\n{text}")
 
 
 def main() -> None:

@@ -181,7 +181,7 @@ def test_expired_pictures_are_deleted_once_the_registry_can_be_written_again(
     monkeypatch.setenv("DANQING_TRUST", str(tmp_path))
     monkeypatch.setattr(manager, "_SWEEP_SECONDS", 0.01)
     broken = tmp_path / "registry.sqlite"
-    broken.write_bytes(b"this is no database" * 100)
+    broken.write_bytes(b"this is not a database" * 100)
     settings = Settings(models={"gan": "gan"}, gallery=LIMITS, marks="eu", data=tmp_path)
     old = replace(new_picture(file(1), record("a wish"), 0), mark="its id")
 

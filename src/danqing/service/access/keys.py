@@ -260,7 +260,7 @@ class Keys:
         """Return the pending entries and usage, if there are any.
 
         Usage is written with entries of the audit log: they show whether a batch was committed unnoticed.
-        Requests that only read have no entries, and are written with the next one, whatever it is of.
+        A request that only reads has no entry; its usage is written with the next entry of any request.
         """
         entries = self.audit.take()
         if not entries:

@@ -258,7 +258,7 @@ def _sqlite_to_read(url: URL) -> Engine:
         if not wal.exists() or not wal.stat().st_size:
             address += "&immutable=1"
     except sqlite3.DatabaseError:
-        pass  # whoever reads it is told what is wrong
+        pass  # the first query says what is wrong
 
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)

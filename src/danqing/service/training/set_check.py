@@ -54,7 +54,7 @@ class SetCheck:
             except asyncio.CancelledError:
                 self.kill()
                 raise
-            except Exception:  # such as a machine without room; whoever asks must not wait for ever
+            except Exception:  # such as a machine without room; clients must not wait for ever
                 _log.exception("a data set could not be checked")
                 self.reason = "The check could not be run: the log of the service says why."
             self.state = "failed"
