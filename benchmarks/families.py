@@ -104,7 +104,7 @@ def picture(runs: dict[str, Run], arguments: argparse.Namespace) -> Sheet:
     for name, run in runs.items():
         grids[name] = dq.load(run).sample(SHOWN, seed=1)
     return Sheet(
-        Images(np.stack([np.asarray(images.grid()) for images in grids.values()])),
+        Images(np.stack([np.asarray(images.grid().convert("RGB")) for images in grids.values()])),
         list(grids),
         columns=2,
     )

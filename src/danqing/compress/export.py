@@ -273,7 +273,6 @@ def _readme(manifest: Manifest, plan: Plan) -> str:
     worst = max(check.error for check in manifest.parity.checks)
     extra, runtime = ("openvino", "OpenVINO") if manifest.target == "openvino" else ("export", "ONNX Runtime")
     samples = manifest.loop.kind != "recognize"
-    noise = ", and how noise is drawn" if samples else ""
     lines = [
         f"# {manifest.provenance.model}",
         "",
@@ -284,7 +283,8 @@ def _readme(manifest: Manifest, plan: Plan) -> str:
         *(_SAMPLING if samples else _RECOGNITION).format(extra=extra).splitlines(),
         "```",
         "",
-        f"`export.json` says what each graph takes and returns{noise}.",
+        "`export.json` says what each graph takes and returns"
+        f"{', and how noise is drawn' if samples else ''}.",
         *plan.left_out,
     ]
     return "\n".join(lines) + "\n"
